@@ -1,0 +1,36 @@
+# The two commands of the README, and what keeps the pins fresh.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: sweep test constraints clean
+
+sweep: $(VENV)/.installed
+	$(BIN)/python run_sweep.py --cluster auto $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest $(ARGS)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@ $(VENV)/.installed
+
+# Resolve the newest versions that pyproject.toml admits, in an environment of their own.
+constraints:
+	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	build/constraints/bin/pip install --quiet '.[test,pictures]'
+	build/constraints/bin/pip freeze --exclude vit-slim-sweeps > constraints.txt
+
+clean:
+	rm -rf $(VENV) build

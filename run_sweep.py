@@ -1,0 +1,37 @@
+"""Search masks once, then slim, fine-tune and compare networks of many budgets on a Ray cluster."""
+
+import logging
+import sys
+import warnings
+
+from slim import SlimError
+from sweeps.cli import parse
+from sweeps.errors import InputError, InterruptedRun
+from sweeps.pipeline import execute
+
+BAD_INPUT, INTERRUPTED, FAILED = 2, 130, 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        command = parse(sys.argv[1:] if arguments is None else arguments)
+        if not command.config.verbose:
+            warnings.filterwarnings("ignore")
+            logging.disable(logging.WARNING)
+        return execute(command)
+    except InputError as error:
+        return _stop(str(error), BAD_INPUT)
+    except (InterruptedRun, KeyboardInterrupt) as error:
+        return _stop(str(error) or "interrupted", INTERRUPTED)
+    except SlimError as error:
+        return _stop(str(error), FAILED)
+
+
+def _stop(message: str, code: int) -> int:
+    print(f"run_sweep.py: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Slimming Vision Transformers under a budget of tokens, MHSA dimensions and MLP units."""
+
+from slim.architecture import Architecture
+from slim.budget import Budget
+from slim.checkpoint import MaskCheckpoint
+from slim.cost import Cost, count
+from slim.errors import (
+    BudgetError,
+    DivergenceError,
+    FileFormatError,
+    SlimError,
+    TaskError,
+    UnsupportedModelError,
+)
+from slim.extraction import extract
+from slim.masks import MaskedVisionTransformer, attach_masks
+from slim.ranking import Scores
+from slim.serving import export_onnx, load, save
+from slim.spec import ModelSpec
+
+__all__ = [
+    "Architecture",
+    "Budget",
+    "BudgetError",
+    "Cost",
+    "DivergenceError",
+    "FileFormatError",
+    "MaskCheckpoint",
+    "MaskedVisionTransformer",
+    "ModelSpec",
+    "Scores",
+    "SlimError",
+    "TaskError",
+    "UnsupportedModelError",
+    "attach_masks",
+    "count",
+    "export_onnx",
+    "extract",
+    "load",
+    "save",
+]

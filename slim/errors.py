@@ -1,0 +1,25 @@
+"""The errors a user can cause: one line that says what, what was expected, what to do."""
+
+
+class SlimError(Exception):
+    """Base of every error that a value or file from outside can cause."""
+
+
+class BudgetError(SlimError):
+    """A budget that no architecture can meet."""
+
+
+class UnsupportedModelError(SlimError):
+    """A model with a feature that this package does not slim."""
+
+
+class FileFormatError(SlimError):
+    """A checkpoint or saved model that cannot be read whole."""
+
+
+class TaskError(SlimError):
+    """A data set that cannot serve as a task."""
+
+
+class DivergenceError(SlimError):
+    """A training whose loss is no longer finite."""

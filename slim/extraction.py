@@ -1,0 +1,100 @@
+"""Cutting a physically smaller network out of a mask checkpoint."""
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from slim.architecture import Architecture
+from slim.attention import head_order
+from slim.checkpoint import MaskCheckpoint
+from slim.errors import SlimError
+from slim.spec import ModelSpec
+from slim.subnetwork import fill_subnetwork
+
+
+def extract(checkpoint: MaskCheckpoint, architecture: Architecture) -> VisionTransformer:
+    """Cut a subnetwork out; its output is that of the hard-masked model.
+
+    Masks are folded into the weights: MHSA masks into `qkv`, MLP masks into `fc2`. Tensors are
+    copied, so the checkpoint (and memory it shares) stays as it is.
+
+    Args:
+        checkpoint: The searched model.
+        architecture: What to keep; from `checkpoint.select` or made by hand.
+
+    Returns:
+        A timm `VisionTransformer` in eval mode that knows its `architecture`, its `input_size`
+        (C, H, W) and `num_classes`.
+
+    Raises:
+        SlimError: If the architecture is of another model.
+    """
+    if architecture.spec != checkpoint.spec:
+        raise SlimError("the architecture was selected from a model with another spec")
+    return fill_subnetwork(architecture, _cut(checkpoint, architecture))
+
+
+def _cut(checkpoint: MaskCheckpoint, architecture: Architecture) -> dict[str, Tensor]:
+    """Every parameter of the subnetwork by its name."""
+    weights = checkpoint.weights
+    state = {k: t.clone() for k, t in weights.items() if not k.startswith("blocks.")}
+    for block in range(checkpoint.spec.depth):
+        prefix = f"blocks.{block}."
+        dense = {k.removeprefix(prefix): t for k, t in weights.items() if k.startswith(prefix)}
+        cut = _cut_attention(checkpoint, architecture, block, dense)
+        cut |= _cut_mlp(checkpoint, architecture, block, dense)
+        state |= {prefix + name: tensor for name, tensor in cut.items()}
+    return state
+
+
+def _cut_attention(
+    checkpoint: MaskCheckpoint, architecture: Architecture, block: int, dense: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    spec = checkpoint.spec
+    rows = head_order(architecture, block).rows
+    if not rows:
+        return _constant("attn", dense.get("attn.proj.bias"), dense.get("ls1.gamma"))
+    cut = _copied(dense, "norm1.", "ls1.", "attn.proj.bias")
+    fold = checkpoint.masks.mhsa[block].flatten()[rows]
+    qkv = dense["attn.qkv.weight"].unflatten(0, (3, -1))[:, rows]  # (3, S, D)
+    cut["attn.qkv.weight"] = (qkv * fold[:, None]).flatten(0, 1)
+    if spec.qkv_bias:
+        bias = dense["attn.qkv.bias"].unflatten(0, (3, -1))[:, rows]
+        cut["attn.qkv.bias"] = (bias * fold).flatten()
+    cut["attn.proj.weight"] = dense["attn.proj.weight"][:, rows]
+    used = sorted({row % spec.head_dim for row in rows})
+    for name in dense:
+        if name.startswith(("attn.q_norm.", "attn.k_norm.")):
+            cut[name] = dense[name][used]
+    return cut
+
+
+def _cut_mlp(
+    checkpoint: MaskCheckpoint, architecture: Architecture, block: int, dense: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    units = list(architecture.units[block])
+    if not units:
+        return _constant("mlp", dense.get("mlp.fc2.bias"), dense.get("ls2.gamma"))
+    cut = _copied(dense, "norm2.", "ls2.", "mlp.fc2.bias")
+    for name in dense:
+        if name.startswith("mlp.fc1"):
+            cut[name] = dense[name][_fc1_rows(checkpoint.spec, units)]
+    cut["mlp.fc2.weight"] = dense["mlp.fc2.weight"][:, units] * checkpoint.masks.mlp[block][units]
+    return cut
+
+
+def _fc1_rows(spec: ModelSpec, units: list[int]) -> list[int]:
+    """The rows of the first layer that make the units: a packed gate lies in its other half."""
+    if spec.mlp_layer.startswith("glu"):
+        return units + [spec.mlp_hidden + unit for unit in units]
+    return units
+
+
+def _constant(branch: str, bias: Tensor | None, gamma: Tensor | None) -> dict[str, Tensor]:
+    """A branch pruned whole still adds its output bias, scaled."""
+    if bias is None:
+        return {}
+    return {f"{branch}.bias": bias.clone() if gamma is None else bias * gamma}
+
+
+def _copied(dense: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in dense.items() if name.startswith(prefixes)}

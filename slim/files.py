@@ -1,0 +1,175 @@
+"""Reading and writing tensors with a header: one safetensors file and one JSON file, no pickle."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from slim.errors import FileFormatError
+
+VERSION = 1
+LARGEST_HEADER = 64 * 1024 * 1024
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
+
+def write_tensors(
+    folder: str | Path, stem: str, kind: str, tensors: Mapping[str, Tensor], header: dict[str, Any]
+) -> Path:
+    """Write `stem.safetensors` and a JSON header that names its checksum, as one atomic step.
+
+    Args:
+        folder: Made if need be; an older pair in it is replaced only when both are complete.
+        stem: "model" or "checkpoint"; the header is `config.json` or `checkpoint.json`.
+        kind: What the files hold; checked on reading.
+        tensors: By name; copied to the CPU.
+        header: JSON values.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    draft.mkdir()
+    try:
+        weights = draft / f"{stem}.safetensors"
+        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, weights)
+        stamped = {"format": kind, "version": VERSION, "sha256": _sha256(weights)} | header
+        (draft / _header_name(stem)).write_text(json.dumps(stamped, indent=1) + "\n")
+        _replace_folder(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def read_tensors(
+    folder: str | Path, stem: str, kind: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote, and check that it is whole.
+
+    Returns:
+        The tensors by name, and the header.
+
+    Raises:
+        FileFormatError: If a file is missing, truncated, changed, foreign or of another version;
+            one line that names the file.
+    """
+    folder = Path(folder)
+    header = _read_header(folder / _header_name(stem), kind)
+    weights = folder / f"{stem}.safetensors"
+    if not weights.is_file():
+        raise FileFormatError(f"{weights} is missing; the folder is not complete")
+    if _sha256(weights) != header.get("sha256"):
+        raise FileFormatError(f"{weights} is damaged: its checksum is not the header's")
+    try:
+        return load_file(weights), header
+    except (SafetensorError, ValueError) as error:
+        raise FileFormatError(f"{weights} is not a safetensors file: {_line(error)}") from error
+
+
+def check_tensors(
+    where: str | Path, tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]
+) -> None:
+    """Refuse tensors that are missing, extra, of another shape, not finite or of mixed types.
+
+    Raises:
+        FileFormatError: Names the first tensor that is wrong.
+    """
+    for name in sorted(tensors.keys() ^ expected.keys()):
+        problem = "missing" if name in expected else "not expected"
+        raise FileFormatError(f"{where}: tensor {name!r} is {problem}")
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if len(dtypes) != 1 or not dtypes <= FLOATS:
+        found = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        raise FileFormatError(f"{where}: tensors are of {found}, expected one type of float")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name]:
+            raise FileFormatError(
+                f"{where}: tensor {name} has shape {tuple(tensor.shape)}, "
+                f"expected {tuple(expected[name])}"
+            )
+        if not bool(tensor.isfinite().all()):
+            raise FileFormatError(f"{where}: tensor {name} holds values that are not finite")
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Put the file's name before what is found wrong in it."""
+    try:
+        yield
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from error
+
+
+def _header_name(stem: str) -> str:
+    return "config.json" if stem == "model" else f"{stem}.json"
+
+
+def _read_header(path: Path, kind: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileFormatError(f"{path} is missing; expected a folder that holds a {kind}")
+    if path.stat().st_size > LARGEST_HEADER:
+        raise FileFormatError(f"{path} is larger than a header can be")
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path} is not JSON: {_line(error)}") from error
+    if not isinstance(header, dict) or header.get("format") != kind:
+        raise FileFormatError(f"{path} does not describe a {kind}")
+    if header.get("version") != VERSION:
+        raise FileFormatError(
+            f"{path} has version {header.get('version')!r}, this package reads {VERSION}; "
+            "use the release that wrote it"
+        )
+    return header
+
+
+def _replace_folder(draft: Path, folder: Path) -> None:
+    """Put a complete folder where an older one may stand; what else lay in it stays there."""
+    if not folder.is_dir():
+        draft.rename(folder)
+        return
+    old = folder.with_name(f"{draft.name}.old")
+    folder.rename(old)
+    try:
+        draft.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    for other in old.iterdir():
+        if not (folder / other.name).exists():
+            other.rename(folder / other.name)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Replace a text file in one step: a reader sees the old or the new one, whole."""
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with draft.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,261 @@
+"""Soft masks on a dense Vision Transformer, and the hard masks they turn into."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slim.architecture import Architecture
+from slim.errors import UnsupportedModelError
+from slim.ranking import Scores
+from slim.spec import ModelSpec, read_spec
+from slim.subnetwork import architecture_of
+
+# The smallest soft token mask: its logarithm must stay finite for the gradient.
+SMALLEST_TOKEN_MASK = 1e-4
+# The log-mask of a dropped token: its exponential is 0 and products with it stay finite.
+DROPPED = -1e30
+
+
+class MaskedAttention(nn.Module):
+    """timm's `Attention` with a mask on every head dimension, shared by q, k and v.
+
+    The mask is folded into the qkv weights in each step, so it saves no activations; the token
+    mask leaves the softmax as an additive log-mask, carried by one more query/key dimension so
+    that the fused kernels stay in use.
+    """
+
+    kept: Tensor
+
+    def __init__(self, attn: nn.Module) -> None:
+        super().__init__()
+        self.num_heads: int = attn.num_heads
+        self.head_dim: int = attn.head_dim
+        self.scale: float = attn.scale
+        self.qkv = attn.qkv
+        self.q_norm, self.k_norm = attn.q_norm, attn.k_norm
+        self.attn_drop: nn.Dropout = attn.attn_drop
+        self.proj = attn.proj
+        self.proj_drop = attn.proj_drop
+        like = self.qkv.weight
+        self.mask = nn.Parameter(like.new_ones(self.num_heads, self.head_dim))
+        self.register_buffer("kept", torch.ones_like(self.mask), persistent=False)
+
+    def forward(self, x: Tensor, log_mask: Tensor) -> Tensor:
+        """Attend: (B, N, D) and the tokens' log-mask (N,) to (B, N, D)."""
+        batch, tokens, _ = x.shape
+        fold = (self.mask * self.kept).flatten().repeat(3)
+        bias = None if self.qkv.bias is None else self.qkv.bias * fold
+        qkv = F.linear(x, self.qkv.weight * fold[:, None], bias)
+        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, d) each
+        q, k = _masked_norm(self.q_norm, q, self.kept), _masked_norm(self.k_norm, k, self.kept)
+        q = torch.cat([q, q.new_ones(batch, self.num_heads, tokens, 1)], dim=-1)
+        column = (log_mask / self.scale).to(k.dtype)[:, None]
+        k = torch.cat([k, column.expand(batch, self.num_heads, tokens, 1)], dim=-1)
+        drop = self.attn_drop.p if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=self.scale)
+        out = out.transpose(1, 2).reshape(batch, tokens, self.num_heads * self.head_dim)
+        projected: Tensor = self.proj_drop(self.proj(out))
+        return projected
+
+
+class MaskedMlp(nn.Module):
+    """An MLP of timm with a mask on every hidden unit, after the activation.
+
+    The mask is folded into the `fc2` weights in each step.
+    """
+
+    kept: Tensor
+
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__()
+        self.dense = mlp
+        weight = mlp.fc2.weight
+        self.mask = nn.Parameter(weight.new_ones(weight.shape[1]))
+        self.register_buffer("kept", torch.ones_like(self.mask), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, D) to (B, N, D)."""
+        folded = {"fc2.weight": self.dense.fc2.weight * (self.mask * self.kept)}
+        out: Tensor = torch.func.functional_call(self.dense, folded, (x,))
+        return out
+
+
+class MaskedBlock(nn.Module):
+    """timm's pre-norm `Block` with masks on its tokens, attention dimensions and MLP units."""
+
+    kept: Tensor
+
+    def __init__(self, block: nn.Module, num_patches: int, num_prefix_tokens: int) -> None:
+        super().__init__()
+        self.num_prefix_tokens = num_prefix_tokens
+        self.norm1, self.ls1, self.drop_path1 = block.norm1, block.ls1, block.drop_path1
+        self.norm2, self.ls2, self.drop_path2 = block.norm2, block.ls2, block.drop_path2
+        self.attn = MaskedAttention(block.attn)
+        self.mlp = MaskedMlp(block.mlp)
+        like = block.attn.qkv.weight
+        self.token_mask = nn.Parameter(like.new_ones(num_patches))
+        self.register_buffer("kept", torch.ones_like(self.token_mask), persistent=False)
+
+    def log_token_mask(self) -> Tensor:
+        """The additive mask of all tokens before the softmax: (N,), 0 for prefix tokens."""
+        log_mask = self.token_mask.clamp_min(SMALLEST_TOKEN_MASK).log()
+        log_mask = torch.where(self.kept > 0, log_mask, DROPPED)
+        return F.pad(log_mask, (self.num_prefix_tokens, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, D) to (B, N, D); masked tokens stay in it but nobody attends to them."""
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), self.log_token_mask())))
+        x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return x
+
+
+class MaskedVisionTransformer(nn.Module):
+    """A dense timm Vision Transformer whose blocks carry masks.
+
+    Args:
+        model: The dense model; its modules are taken over.
+        spec: Its spec.
+    """
+
+    def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.vit = model
+        self.vit.blocks = nn.Sequential(
+            *(MaskedBlock(b, spec.num_patches, spec.num_prefix_tokens) for b in model.blocks)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images (B, C, H, W): logits (B, classes)."""
+        x = self.vit.forward_features(images)
+        if self.spec.global_pool == "token":
+            logits: Tensor = self.vit.forward_head(x)
+            return logits
+        x = self.vit.fc_norm(self._pool(x))
+        logits = self.vit.head(self.vit.head_drop(x))
+        return logits
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that get no weight decay, as timm's models tell."""
+        return {f"vit.{name}" for name in self.vit.no_weight_decay()}
+
+    def masks(self) -> Scores:
+        """The masks as they stand, detached copies."""
+        blocks = list(self.vit.blocks)
+        return Scores(
+            tokens=torch.stack([block.token_mask.detach() for block in blocks]),
+            mhsa=torch.stack([block.attn.mask.detach() for block in blocks]),
+            mlp=torch.stack([block.mlp.mask.detach() for block in blocks]),
+        )
+
+    def mask_parameters(self) -> dict[str, nn.Parameter]:
+        """The mask parameters by name; every other parameter is a weight of the dense model."""
+        return {name: p for name, p in self.named_parameters() if name.endswith("mask")}
+
+    @torch.no_grad()
+    def clamp_masks(self) -> None:
+        """Bring every mask back to [0, 1], token masks to where their logarithm is finite."""
+        for name, mask in self.mask_parameters().items():
+            low = SMALLEST_TOKEN_MASK if name.endswith("token_mask") else 0.0
+            mask.clamp_(low, 1.0)
+
+    @torch.no_grad()
+    def harden(self, architecture: Architecture) -> "MaskedVisionTransformer":
+        """Mask hard what an architecture does not keep: the reference that extraction must equal.
+
+        Kept tokens get mask 1; kept dimensions and units keep their mask's value.
+
+        Returns:
+            This model, changed in place.
+        """
+        for i, block in enumerate(self.vit.blocks):
+            block.token_mask.fill_(1.0)
+            _mark(block.kept, architecture.tokens[i])
+            _mark(block.mlp.kept, architecture.units[i])
+            for head, dims in enumerate(architecture.heads[i]):
+                _mark(block.attn.kept[head], dims)
+        return self
+
+    def dense_state(self) -> dict[str, Tensor]:
+        """The dense model's weights under timm's names, masks left out; not copied."""
+        state = {}
+        for name, tensor in self.vit.state_dict().items():
+            if not name.endswith("mask"):
+                state[name.replace(".mlp.dense.", ".mlp.")] = tensor
+        return state
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """timm's pooling over the tokens that are left: (B, N, D) to (B, D)."""
+        spec, block = self.spec, self.vit.blocks[-1]
+        log_mask = block.log_token_mask()
+        if not spec.pool_include_prefix:
+            x, log_mask = x[:, spec.num_prefix_tokens :], log_mask[spec.num_prefix_tokens :]
+        if spec.global_pool == "map":
+            pooled: Tensor = self.vit.attn_pool(x, attn_mask=log_mask.to(x.dtype)[None])
+            return pooled
+        mask = log_mask.exp()[:, None]
+        mean = (x * mask).sum(dim=1) / mask.sum()
+        if spec.global_pool == "avg":
+            return mean
+        highest = x.masked_fill(mask == 0, -torch.inf).amax(dim=1)
+        return highest if spec.global_pool == "max" else 0.5 * (highest + mean)
+
+
+def attach_masks(model: nn.Module) -> MaskedVisionTransformer:
+    """Put soft masks, all 1, on a copy of a dense timm Vision Transformer.
+
+    Args:
+        model: A `timm` VisionTransformer, or a dense model that `slim.load` gave.
+
+    Returns:
+        The masked model; until its masks change it computes the same function.
+
+    Raises:
+        UnsupportedModelError: If the model has a feature that is not covered, or is slim already.
+    """
+    dense = as_timm(model)
+    spec = read_spec(dense)
+    training = model.training
+    return MaskedVisionTransformer(copy.deepcopy(dense), spec).train(training)
+
+
+def as_timm(model: nn.Module) -> nn.Module:
+    """The model itself, or the plain timm model of the same function if it is a dense subnetwork.
+
+    Raises:
+        UnsupportedModelError: If it is a subnetwork from which something was cut.
+    """
+    architecture = architecture_of(model)
+    if architecture is None:
+        return model
+    if not architecture.is_dense:
+        raise UnsupportedModelError(
+            "this model is a slimmed subnetwork; masks go on the dense model it was cut from"
+        )
+    with torch.device("meta"):
+        dense = architecture.spec.build()
+    dense.load_state_dict(model.state_dict(), assign=True, strict=True)
+    return dense.train(model.training)
+
+
+def _mark(kept: Tensor, indices: tuple[int, ...]) -> None:
+    kept.zero_()
+    kept[list(indices)] = 1.0
+
+
+def _masked_norm(norm: nn.Module, x: Tensor, kept: Tensor) -> Tensor:
+    """A qk-norm with statistics over each head's kept dimensions: (B, H, N, d) to the same."""
+    if isinstance(norm, nn.Identity) or bool(kept.all()):
+        normed: Tensor = norm(x)
+        return normed
+    keep = kept[:, None, :]  # (H, 1, d)
+    count = keep.sum(dim=-1, keepdim=True).clamp_min(1.0)
+    if isinstance(norm, nn.LayerNorm):
+        x = x - (x * keep).sum(dim=-1, keepdim=True) / count
+    variance = (x * x * keep).sum(dim=-1, keepdim=True) / count
+    x = x * torch.rsqrt(variance + norm.eps) * norm.weight
+    bias = getattr(norm, "bias", None)
+    return (x if bias is None else x + bias) * keep

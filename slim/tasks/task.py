@@ -1,0 +1,140 @@
+"""What every task offers, however its images are stored."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from slim.errors import FileFormatError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network expects of an image.
+
+    Args:
+        input_size: (C, H, W).
+        mean: Per channel, of values in [0, 1]; subtracted.
+        std: Per channel; divided by.
+        interpolation: Of the resize, in timm's words.
+        crop_pct: Share of the resized image that evaluation keeps around the centre.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    crop_pct: float = 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> "Preprocessing":
+        """Read what `to_json` gave.
+
+        Raises:
+            FileFormatError: If a field is missing, unknown or not of its type.
+        """
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or values.keys() != names:
+            raise FileFormatError(f"preprocessing is not an object of {', '.join(sorted(names))}")
+        try:
+            channels, height, width = (int(size) for size in values["input_size"])
+            return cls(
+                input_size=(channels, height, width),
+                mean=tuple(float(v) for v in values["mean"]),
+                std=tuple(float(v) for v in values["std"]),
+                interpolation=str(values["interpolation"]),
+                crop_pct=float(values["crop_pct"]),
+            )
+        except (TypeError, ValueError) as error:
+            raise FileFormatError(
+                f"preprocessing holds a value of another type: {error}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random distortions of training images.
+
+    Args:
+        affine: Rotate up to 10 degrees, shift up to 8 %, scale and shear up to 10 %, per image.
+        hflip: Probability of a horizontal flip.
+        auto_augment: timm's policy string (`rand-m9-mstd0.5-inc1`), for image folders.
+        color_jitter: timm's strength, for image folders.
+        random_erasing: Probability, for image folders.
+        crop_scale: Smallest share of the area that a random resized crop keeps, for image
+            folders; 1 for no crop.
+    """
+
+    affine: bool = False
+    hflip: float = 0.0
+    auto_augment: str = ""
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
+    crop_scale: float = 1.0
+
+
+class Task(ABC):
+    """A data set for classification.
+
+    Attributes:
+        name: What the user called it.
+        classes: Class names by label.
+        channels: Of the images as stored (1 or 3).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes."""
+        return len(self.classes)
+
+    @abstractmethod
+    def size(self, split: str) -> int:
+        """How many images a split has."""
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """What identifies the data and its splits, as JSON values."""
+
+    @abstractmethod
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation per channel of the train split, of values in [0, 1]."""
+
+    @abstractmethod
+    def train_batches(
+        self,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Iterable[tuple[Tensor, Tensor]]:
+        """One epoch of shuffled, augmented, normalised batches; the same for the same arguments.
+
+        Returns:
+            Images (batch_size, C, H, W) float32 and labels (batch_size,) int64; an incomplete
+            last batch is left out.
+        """
+
+    @abstractmethod
+    def eval_batches(
+        self, split: str, preprocessing: Preprocessing, batch_size: int
+    ) -> Iterable[tuple[Tensor, Tensor]]:
+        """A split once, in its order, undistorted; the last batch may be smaller."""
+
+    def steps_per_epoch(self, batch_size: int, world_size: int = 1) -> int:
+        """Batches that `train_batches` gives in an epoch."""
+        return self.size("train") // (batch_size * world_size)

@@ -1,0 +1,1 @@
+"""Budget sweeps on a Ray cluster: search once, slim for every budget, track the Pareto front."""

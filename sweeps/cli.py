@@ -1,0 +1,161 @@
+"""The command line: every value checked before anything starts."""
+
+import json
+import re
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import docstring_parser
+from jsonargparse import ArgumentParser, Namespace
+
+from sweeps.config import SweepConfig, flatten, from_dict
+from sweeps.errors import InputError
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the user asked for.
+
+    Args:
+        config: All values, paths made absolute.
+        resume: Name of the run to go on with, or None.
+        given: Dotted names of the values that differ from the defaults.
+        dry_run: "", "text" or "json".
+    """
+
+    config: SweepConfig
+    resume: str | None
+    given: frozenset[str]
+    dry_run: str
+
+
+def parse(arguments: list[str]) -> Command:
+    """Read the command line.
+
+    Raises:
+        InputError: If an option is unknown, abbreviated, ill-typed or out of range; one line.
+    """
+    parser = make_parser()
+    try:
+        values = parser.parse_args(_normalised(arguments))
+    except Exception as error:  # jsonargparse and yaml raise many kinds, all about the input
+        raise InputError(_one_line(str(error))) from error
+    config = _instantiate(parser, values)
+    resume = values.resume
+    for name in (config.name, resume):
+        check_name(name)
+    defaults, ours = flatten(SweepConfig().to_dict()), flatten(config.to_dict())
+    given = frozenset(name for name, value in ours.items() if value != defaults[name])
+    return Command(absolute_paths(config), resume, given, values.dry_run)
+
+
+def make_parser() -> ArgumentParser:
+    """The parser; its options are the fields of `SweepConfig` and what to do with them."""
+    parser = ArgumentParser(
+        prog="run_sweep.py",
+        description="Search masks once, then slim, fine-tune and compare networks of many budgets.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any values below.")
+    parser.add_argument("--resume", type=str | None, help="Name of a run to go on with.")
+    parser.add_argument(
+        "--dry-run",
+        nargs="?",
+        const="text",
+        default="",
+        choices=["", "text", "json"],
+        help="Print the plan (budgets, MACs, parameters, estimated time) and train nothing.",
+    )
+    meanings = _meanings(SweepConfig)
+    for field in fields(SweepConfig):
+        if callable(field.default_factory) and is_dataclass(field.default_factory()):
+            parser.add_class_arguments(type(field.default_factory()), field.name)
+            continue
+        flag: dict[str, Any] = {"nargs": "?", "const": True} if field.type is bool else {}
+        assert field.default is not MISSING
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=field.type,
+            default=field.default,
+            help=meanings[field.name],
+            **flag,
+        )
+    return parser
+
+
+def check_name(name: str | None) -> None:
+    """Refuse a run name that is not a plain folder name.
+
+    Raises:
+        InputError: Says which characters a name may have.
+    """
+    if name is not None and (not RUN_NAME.fullmatch(name) or ".." in name):
+        raise InputError(
+            f"run name {name!r} is not usable; give 1 to 128 of the letters A-Z a-z, digits, "
+            "'.', '_' and '-', beginning with a letter or digit, without '..'"
+        )
+
+
+def absolute_paths(config: SweepConfig) -> SweepConfig:
+    """Make paths absolute, so that workers in other folders find them."""
+    changes: dict[str, Any] = {"storage": str(Path(config.storage).expanduser().resolve())}
+    scheme, _, rest = config.tracking_uri.partition(":///")
+    if scheme == "sqlite" and rest:
+        changes["tracking_uri"] = f"sqlite:///{Path(rest).expanduser().resolve()}"
+    for name in ("data", "model", "weights"):
+        value = getattr(config, name)
+        if value is not None and ("/" in value or value.startswith((".", "~"))):
+            kind, colon, where = value.partition(":")
+            path = Path(where if colon else kind).expanduser().resolve()
+            changes[name] = f"{kind}:{path}" if colon else str(path)
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    return SweepConfig(**(values | changes))
+
+
+def _instantiate(parser: ArgumentParser, values: Namespace) -> SweepConfig:
+    """Plain Python numbers in our dataclasses: jsonargparse's number types do not travel."""
+    objects = parser.instantiate(values)
+    given = SweepConfig(**{field.name: objects[field.name] for field in fields(SweepConfig)})
+    config: SweepConfig = from_dict(SweepConfig, json.loads(json.dumps(given.to_dict())))
+    return config
+
+
+def _normalised(arguments: list[str]) -> list[str]:
+    """Accept `-` and `_` alike within option names: `--tracking_uri`, `--search.mask-lr`."""
+    changed = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--") and "." in name:
+            name = "--" + name[2:].replace("-", "_")
+        elif name.startswith("--"):
+            name = name.replace("_", "-")
+        changed.append(name + equals + value)
+    return changed
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """What a dataclass's docstring says of each field."""
+    parsed = docstring_parser.parse(kind.__doc__ or "")
+    return {param.arg_name: param.description or "" for param in parsed.params}
+
+
+def _one_line(message: str) -> str:
+    """jsonargparse's message without line breaks, class names and doubled causes."""
+    line = " ".join(message.split())
+    line = re.sub(r"^Parser key \"([^\"]+)\": ?", _as_option, line)
+    causes = re.search(
+        r"Does not validate against any of the Union subtypes .* Errors: - (.*)", line
+    )
+    if causes:
+        first = re.split(r" - Expected a <class 'NoneType'>| Given value type:", causes[1])[0]
+        line = line[: causes.start()] + first
+    return f"{line}; see --help"
+
+
+def _as_option(match: re.Match[str]) -> str:
+    name = match[1] if "." in match[1] else match[1].replace("_", "-")
+    return f"--{name}: "

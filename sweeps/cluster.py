@@ -1,0 +1,144 @@
+"""Joining or starting the Ray cluster; the one place that knows `ray.init`."""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ray
+
+from sweeps.config import SweepConfig
+from sweeps.errors import InputError
+
+ANSWER_SECONDS = 30
+MOST_IN_FLIGHT = 64
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the cluster has, and what one trial takes of it.
+
+    Args:
+        cpus: CPUs of the cluster.
+        gpus: GPUs of the cluster.
+        cpus_per_trial: CPUs of one trial.
+        gpus_per_trial: GPUs of one trial.
+        concurrency: Trials in flight at most.
+    """
+
+    cpus: int
+    gpus: float
+    cpus_per_trial: int
+    gpus_per_trial: float
+    concurrency: int
+
+    @property
+    def trial(self) -> dict[str, float]:
+        """Resources of one trial, in Ray's words."""
+        return {"num_cpus": self.cpus_per_trial, "num_gpus": self.gpus_per_trial}
+
+    @property
+    def stage(self) -> dict[str, float]:
+        """Resources of a stage that runs alone on one node: its share of CPUs, and one GPU."""
+        return {"num_cpus": largest_node_cpus(), "num_gpus": min(1.0, self.gpus)}
+
+
+@contextlib.contextmanager
+def connect(config: SweepConfig) -> Iterator[Resources]:
+    """Join the cluster that the configuration names, or start one; leave it at the end.
+
+    Raises:
+        InputError: If an address does not answer within 30 s, or a trial does not fit.
+    """
+    address = _address(config.cluster)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    level = logging.INFO if config.verbose else logging.ERROR
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address == "local" else None,
+            log_to_driver=config.verbose,
+            logging_level=level,
+            configure_logging=True,
+        )
+    except Exception as error:  # Ray raises many kinds here
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(f"Ray cluster {config.cluster}: {detail}") from error
+    try:
+        yield _resources(config)
+    finally:
+        ray.shutdown()
+
+
+def expected_concurrency(config: SweepConfig) -> int:
+    """Trials in flight on this machine alone, for a plan that starts no cluster."""
+    fits = max(1, (os.cpu_count() or 1) // config.cpus_per_trial)
+    return min(fits, config.concurrency or MOST_IN_FLIGHT)
+
+
+def largest_node_cpus() -> int:
+    """CPUs of the largest node that is up."""
+    return max(int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"])
+
+
+def _address(cluster: str) -> str:
+    """Ray's address for what the user gave, after a look whether anybody answers there."""
+    if cluster == "local":
+        return "local"
+    if cluster == "auto":
+        given = os.environ.get("RAY_ADDRESS")
+        if given and given not in ("auto", "local"):
+            _check_answers(given)
+            return given
+        return "auto" if _runs_here() else "local"
+    _check_answers(cluster)
+    return cluster
+
+
+def _runs_here() -> bool:
+    """Whether a Ray node of this machine answers."""
+    found = ray._private.services.find_gcs_addresses()
+    return any(_answers(address) for address in found)
+
+
+def _check_answers(address: str) -> None:
+    if not _answers(address.removeprefix("ray://")):
+        raise InputError(
+            f"no Ray cluster answers at {address} within {ANSWER_SECONDS} s; start one "
+            "(ray start --head), or give --cluster auto or local"
+        )
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise InputError(
+            f"cluster {address!r} is not an address; give HOST:PORT, `auto` or `local`"
+        )
+    try:
+        with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def _resources(config: SweepConfig) -> Resources:
+    total = ray.cluster_resources()
+    cpus, gpus = int(total.get("CPU", 0)), float(total.get("GPU", 0))
+    per_trial = config.gpus_per_trial
+    if per_trial is None:
+        per_trial = 1.0 if gpus else 0.0
+    fits = cpus // config.cpus_per_trial
+    if per_trial:
+        fits = min(fits, int(gpus / per_trial))
+    if fits < 1:
+        raise InputError(
+            f"a trial of {config.cpus_per_trial} CPUs and {per_trial:g} GPUs does not fit the "
+            f"cluster's {cpus} CPUs and {gpus:g} GPUs; give --cpus-per-trial, --gpus-per-trial"
+        )
+    concurrency = min(fits, config.concurrency or MOST_IN_FLIGHT)
+    return Resources(cpus, gpus, config.cpus_per_trial, per_trial, concurrency)

@@ -1,0 +1,261 @@
+"""Every value of an experiment, with its meaning and its default."""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    restricted_number_type,
+)
+
+from slim.recipe import Recipe
+from slim.search import Penalty
+from slim.tasks import Augmentation
+
+Fraction = restricted_number_type("Fraction", float, [(">", 0), ("<=", 1)])
+Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)])
+
+
+@dataclass(frozen=True)
+class VitConfig:
+    """The fresh timm VisionTransformer that `--model vit` builds for the task's images.
+
+    Args:
+        img_size: Pixels of a side; images are resized to it.
+        patch_size: Pixels of a patch's side.
+        embed_dim: Width.
+        depth: Blocks.
+        num_heads: Heads per block.
+        mlp_ratio: MLP units per width.
+        class_token: Pool by a CLS token instead of the average of the patches.
+    """
+
+    img_size: PositiveInt = 28
+    patch_size: PositiveInt = 7
+    embed_dim: PositiveInt = 64
+    depth: PositiveInt = 6
+    num_heads: PositiveInt = 4
+    mlp_ratio: PositiveFloat = 4.0
+    class_token: bool = False
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a stage trains; timm's names.
+
+    Args:
+        epochs: Passes over the train split.
+        batch_size: Images per step.
+        lr: Peak learning rate.
+        weight_decay: Of weight matrices.
+        opt: timm's optimizer name.
+        sched: timm's scheduler name, stepped every update.
+        warmup_epochs: Linear warm-up, may be a fraction.
+        label_smoothing: Share of the target spread over all classes.
+        mixup: Alpha of Mixup, 0 for none.
+        cutmix: Alpha of CutMix, 0 for none.
+        clip_grad: Largest gradient norm, 0 for no limit.
+        ema_decay: Of the weight average that is evaluated and kept, 0 for none.
+        drop_path: Stochastic depth of the last block.
+        amp: Autocast type.
+        affine: Small random rotations, shifts, scales and shears of each image.
+        hflip: Probability of a horizontal flip.
+        auto_augment: timm's policy string, for image folders.
+        color_jitter: timm's strength, for image folders.
+        random_erasing: Probability, for image folders.
+        crop_scale: Smallest share of the area a random resized crop keeps, for image folders.
+    """
+
+    epochs: NonNegativeInt = 1
+    batch_size: PositiveInt = 64
+    lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.05
+    opt: str = "adamw"
+    sched: str = "cosine"
+    warmup_epochs: NonNegativeFloat = 0.0
+    label_smoothing: Share = 0.0
+    mixup: NonNegativeFloat = 0.0
+    cutmix: NonNegativeFloat = 0.0
+    clip_grad: NonNegativeFloat = 1.0
+    ema_decay: Share = 0.0
+    drop_path: Share = 0.0
+    amp: Literal["none", "bfloat16", "float16"] = "none"
+    affine: bool = True
+    hflip: ClosedUnitInterval = 0.0
+    auto_augment: str = ""
+    color_jitter: NonNegativeFloat = 0.0
+    random_erasing: ClosedUnitInterval = 0.0
+    crop_scale: Fraction = 1.0
+
+    def recipe(self) -> Recipe:
+        """The recipe that `slim` trains by."""
+        distortions = {f.name: getattr(self, f.name) for f in fields(Augmentation)}
+        rest = {f.name: getattr(self, f.name) for f in fields(Recipe) if f.name != "augmentation"}
+        return Recipe(**rest, augmentation=Augmentation(**distortions))
+
+
+@dataclass(frozen=True)
+class DenseConfig(TrainConfig):
+    """Training of the dense model; with 0 epochs it is only loaded.
+
+    Args:
+        epochs: Passes over the train split; default: 40 for a fresh model, else 0.
+    """
+
+    epochs: NonNegativeInt | None = None
+    lr: PositiveFloat = 2e-3
+    warmup_epochs: NonNegativeFloat = 2.0
+    label_smoothing: Share = 0.1
+
+
+@dataclass(frozen=True)
+class SearchConfig(TrainConfig):
+    """The mask search.
+
+    Args:
+        mask_lr: Learning rate of the masks.
+        penalty: Weights of the l1 penalties, each on the mean mask of its dimension.
+        distillation: Share of the loss that follows the dense model's soft outputs.
+        temperature: Of the soft outputs.
+    """
+
+    epochs: PositiveInt = 5
+    lr: PositiveFloat = 5e-4
+    weight_decay: NonNegativeFloat = 1e-3
+    sched: str = "constant"
+    mask_lr: PositiveFloat = 1e-2
+    penalty: Penalty = field(default_factory=Penalty)
+    distillation: ClosedUnitInterval = 0.7
+    temperature: PositiveFloat = 2.0
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(TrainConfig):
+    """Fine-tuning of each subnetwork, distilled from the dense model.
+
+    Args:
+        distillation: Share of the loss that follows the dense model's soft outputs.
+        temperature: Of the soft outputs.
+    """
+
+    epochs: PositiveInt = 3
+    lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.02
+    warmup_epochs: NonNegativeFloat = 0.2
+    distillation: ClosedUnitInterval = 0.7
+    temperature: PositiveFloat = 2.0
+
+
+@dataclass(frozen=True)
+class TransferConfig(TrainConfig):
+    """Fine-tuning of the front's networks, with a new head, on other tasks.
+
+    Args:
+        seeds: Repeats of each pair of network and task, each with its own seed.
+    """
+
+    epochs: PositiveInt = 8
+    lr: PositiveFloat = 1e-3
+    warmup_epochs: NonNegativeFloat = 1.0
+    seeds: PositiveInt = 1
+
+
+@dataclass(frozen=True)
+class SpaceConfig:
+    """Where the sampler may look, and where it starts.
+
+    Args:
+        tokens_min: Smallest token budget; the largest is 1.
+        mhsa_min: Smallest MHSA budget; the largest is 1.
+        mlp_min: Smallest MLP budget; the largest is 1.
+        uniform: Budgets tried first, each for all three dimensions alike, after the dense one.
+    """
+
+    tokens_min: Fraction = 0.3
+    mhsa_min: Fraction = 0.15
+    mlp_min: Fraction = 0.1
+    uniform: list[Fraction] = field(default_factory=lambda: [0.75, 0.6, 0.45, 0.3])
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """One experiment.
+
+    Args:
+        name: Of the run and its folder; default: data, model and date.
+        data: The source task: mnist, digits, fashion-mnist[:FOLDER] or an image folder.
+        tasks: Transfer tasks, comma-separated; `auto` for the embedded ones other than the data,
+            `none` for none.
+        model: `vit` for a fresh timm VisionTransformer shaped by --vit.*, any timm ViT's name, or
+            the folder of a saved network.
+        pretrained: Load timm's pretrained weights of a named model from its hub.
+        weights: Local file (safetensors or state dict) with a named model's weights.
+        cluster: `auto` joins the Ray cluster that the environment names or that runs here, else
+            starts one; `local` always starts one; anything else is an address.
+        trials: Budgets to train, the dense one counted.
+        concurrency: Trials in flight at most; default: as many as the cluster holds, at most 64.
+        cpus_per_trial: CPUs of one trial.
+        gpus_per_trial: GPUs of one trial, a fraction to share one; default: 1 where the cluster
+            has GPUs.
+        seed: Of everything random.
+        storage: Folder for runs; all nodes must see it.
+        tracking_uri: MLflow's tracking server or database.
+        verbose: Show the libraries' logs.
+        vit: Shape of the fresh model.
+        dense: Training of the dense model.
+        search: The mask search.
+        space: Budgets to look among.
+        finetune: Fine-tuning of each subnetwork.
+        transfer: Fine-tuning on other tasks.
+    """
+
+    name: str | None = None
+    data: str = "mnist"
+    tasks: str = "auto"
+    model: str = "vit"
+    pretrained: bool = True
+    weights: str | None = None
+    cluster: str = "auto"
+    trials: PositiveInt = 18
+    concurrency: PositiveInt | None = None
+    cpus_per_trial: PositiveInt = 1
+    gpus_per_trial: NonNegativeFloat | None = None
+    seed: NonNegativeInt = 0
+    storage: str = "runs"
+    tracking_uri: str = "sqlite:///mlflow.db"
+    verbose: bool = False
+    vit: VitConfig = field(default_factory=VitConfig)
+    dense: DenseConfig = field(default_factory=DenseConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All values, nested as in the YAML."""
+        return asdict(self)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values under dotted names, as on the command line."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def from_dict(kind: type, values: dict[str, Any]) -> Any:
+    """Build a nested configuration from the dictionary of `to_dict`."""
+    read = {}
+    for f in fields(kind):
+        value = values[f.name]
+        inner = f.default_factory() if callable(f.default_factory) else None
+        read[f.name] = from_dict(type(inner), value) if is_dataclass(inner) else value
+    return kind(**read)

@@ -1,0 +1,186 @@
+"""The first stage: the dense model, loaded or trained."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+import slim
+from slim.evaluation import top1
+from slim.spec import read_spec
+from slim.tasks import Preprocessing, Task
+from slim.training import Epoch, Training
+from sweeps.config import SweepConfig
+from sweeps.errors import InputError
+from sweeps.worker import worker_device
+
+FRESH_EPOCHS = 40
+
+
+def dense_epochs(config: SweepConfig) -> int:
+    """Epochs the dense model is trained: as configured, else none unless it is fresh."""
+    if config.dense.epochs is not None:
+        return int(config.dense.epochs)
+    return FRESH_EPOCHS if config.model == "vit" else 0
+
+
+def make_dense(config: SweepConfig, task: Task, weights: bool = True) -> nn.Module:
+    """Build or load the dense model for a task.
+
+    Args:
+        config: Names the model.
+        task: Must fit it, or be trained for.
+        weights: Whether pretrained weights are loaded; a plan does without.
+
+    Raises:
+        InputError: If the model is unknown, is no ViT that can be slimmed, or does not fit.
+    """
+    try:
+        if config.model == "vit":
+            model = _fresh(config, task)
+        elif Path(config.model).is_dir():
+            model = slim.masks.as_timm(slim.load(config.model))
+            _check_fits(config, model, task)
+        elif "/" in config.model and not config.model.startswith("hf-hub:"):
+            raise InputError(f"model folder {config.model} does not exist; give a saved network")
+        else:
+            model = _named(config, task, weights)
+        read_spec(model)
+    except slim.SlimError as error:
+        raise InputError(f"model {config.model}: {error}") from error
+    return model
+
+
+def preprocessing_for(config: SweepConfig, model: nn.Module, task: Task) -> Preprocessing:
+    """What the model expects of an image: its own convention, else the task's statistics."""
+    spec = read_spec(model)
+    if Path(config.model).is_dir():
+        about = slim.serving.load_about(config.model)
+        if "preprocessing" in about:
+            return Preprocessing.from_json(about["preprocessing"])
+    if config.model == "vit" or Path(config.model).is_dir() or spec.in_chans != 3:
+        mean, std = task.statistics()
+        return Preprocessing(spec.input_size, mean, std)
+    data = resolve_model_data_config(model)
+    return Preprocessing(
+        input_size=spec.input_size,
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        interpolation=data["interpolation"],
+        crop_pct=data["crop_pct"],
+    )
+
+
+def saved_preprocessing(folder: Path) -> Preprocessing:
+    """What a saved network expects of an image."""
+    return Preprocessing.from_json(slim.serving.load_about(folder)["preprocessing"])
+
+
+def train_dense(config: SweepConfig, task: Task, folder: Path, state: Path) -> Iterator[Epoch]:
+    """Load or train the dense model and save it, with an `Epoch` after each epoch.
+
+    Args:
+        config: The experiment.
+        task: The source task.
+        folder: Where the model is saved.
+        state: File of the training's state, for resuming.
+    """
+    device = worker_device()
+    torch.manual_seed(config.seed)
+    model = make_dense(config, task)
+    preprocessing = preprocessing_for(config, model, task)
+    recipe = replace(config.dense, epochs=dense_epochs(config)).recipe()
+    if recipe.epochs:
+        training = Training(model, task, preprocessing, recipe, seed=config.seed, device=device)
+        yield from training.resumable_epochs(state)
+        model = training.evaluated
+    accuracy = top1(model.to(device), task, "val", preprocessing, device=device)
+    about = {"preprocessing": preprocessing.to_json(), "data": task.fingerprint()}
+    slim.save(model, folder, about | {"val_top1": accuracy})
+    if not recipe.epochs:
+        yield Epoch(0, float("nan"), accuracy, 0.0)
+
+
+def _fresh(config: SweepConfig, task: Task) -> nn.Module:
+    vit = config.vit
+    if vit.img_size % vit.patch_size or vit.embed_dim % vit.num_heads:
+        raise InputError(
+            f"--vit.patch_size {vit.patch_size} must divide --vit.img_size {vit.img_size}, and "
+            f"--vit.num_heads {vit.num_heads} must divide --vit.embed_dim {vit.embed_dim}"
+        )
+    return VisionTransformer(
+        img_size=vit.img_size,
+        patch_size=vit.patch_size,
+        in_chans=task.channels,
+        num_classes=task.num_classes,
+        embed_dim=vit.embed_dim,
+        depth=vit.depth,
+        num_heads=vit.num_heads,
+        mlp_ratio=vit.mlp_ratio,
+        class_token=vit.class_token,
+        global_pool="token" if vit.class_token else "avg",
+    )
+
+
+def _named(config: SweepConfig, task: Task, weights: bool) -> nn.Module:
+    """A model of timm by name, with weights from its hub or a local file."""
+    name = config.model
+    if not name.startswith("hf-hub:") and not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise InputError(f"unknown model {name!r}, expected `vit`, a timm ViT or a folder{hint}")
+    if config.weights is not None and not Path(config.weights).is_file():
+        raise InputError(f"weights file {config.weights} does not exist; check --weights")
+    known = timm.get_pretrained_cfg(name)
+    has_weights = config.weights is not None or (config.pretrained and known.has_weights)
+    if not dense_epochs(config):
+        _check_loadable(config, task, has_weights, known.num_classes)
+    overlay = {"file": config.weights} if config.weights else None
+    try:
+        model: nn.Module = timm.create_model(
+            name,
+            pretrained=weights and has_weights,
+            num_classes=task.num_classes,
+            pretrained_cfg_overlay=overlay,
+        )
+    except Exception as error:  # hub, network, file and architecture errors of many kinds
+        line = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"model {name} cannot be loaded: {line}; give its weights by --weights FILE"
+        ) from error
+    return model
+
+
+def _check_loadable(config: SweepConfig, task: Task, has_weights: bool, classes: int) -> None:
+    """A model that is only loaded needs weights, and a head for the task's classes."""
+    if not has_weights:
+        raise InputError(
+            f"model {config.model} has no pretrained weights to load; give --weights FILE, or "
+            "--dense.epochs to train it"
+        )
+    if config.weights is None and classes != task.num_classes:
+        raise InputError(
+            f"model {config.model} has {classes} classes but data {task.name} has "
+            f"{task.num_classes}; give --dense.epochs to train a new head on it"
+        )
+
+
+def _check_fits(config: SweepConfig, model: nn.Module, task: Task) -> None:
+    """A saved network must have the task's classes and channels."""
+    spec = read_spec(model)
+    if spec.num_classes != task.num_classes:
+        raise InputError(
+            f"model {config.model} has {spec.num_classes} classes but data {task.name} has "
+            f"{task.num_classes}; give a network saved for this data"
+        )
+    if spec.in_chans != task.channels:
+        raise InputError(
+            f"model {config.model} takes {spec.in_chans} channels but data {task.name} has "
+            f"{task.channels}; give a network saved for this data"
+        )

@@ -1,0 +1,58 @@
+"""The second stage: the mask search on the dense model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+import slim
+from slim.distillation import distill_from
+from slim.evaluation import top1
+from slim.masks import as_timm
+from slim.search import search_training
+from slim.tasks import Task
+from slim.training import Epoch, Objective, cross_entropy
+from sweeps.config import SweepConfig
+from sweeps.dense import saved_preprocessing
+from sweeps.worker import worker_device
+
+
+def search_masks(
+    config: SweepConfig, task: Task, dense_folder: Path, folder: Path, state: Path
+) -> Iterator[Epoch]:
+    """Search masks and save the mask checkpoint, with an `Epoch` after each epoch.
+
+    Args:
+        config: The experiment.
+        task: The source task.
+        dense_folder: The dense model.
+        folder: Where the mask checkpoint is saved.
+        state: File of the training's state, for resuming.
+    """
+    device = worker_device()
+    torch.manual_seed(config.seed)
+    dense = slim.load(dense_folder).to(device)
+    preprocessing = saved_preprocessing(dense_folder)
+    masked = slim.attach_masks(as_timm(dense))
+    options = config.search
+    objective: Objective = cross_entropy
+    if options.distillation:
+        objective = distill_from(dense, options.distillation, options.temperature)
+    training = search_training(
+        masked,
+        task,
+        preprocessing,
+        options.recipe(),
+        options.penalty,
+        options.mask_lr,
+        objective,
+        seed=config.seed,
+        device=device,
+    )
+    yield from training.resumable_epochs(state)
+    accuracy = top1(training.evaluated, task, "val", preprocessing, device=device)
+    slim.MaskCheckpoint.from_model(
+        training.evaluated,
+        data=task.fingerprint() | {"preprocessing": preprocessing.to_json()},
+        metrics={"val_top1": accuracy, "epochs": options.epochs},
+    ).save(folder)

@@ -1,0 +1,357 @@
+"""The whole run: each stage takes the one before it as a value and gives one back."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+from torch import nn
+
+import slim
+from slim.evaluation import top1
+from slim.tasks import Task, load_task
+from slim.training import Epoch
+from sweeps.broadcast import broadcast
+from sweeps.cli import Command
+from sweeps.cluster import Resources, connect, expected_concurrency
+from sweeps.config import SweepConfig, flatten
+from sweeps.dense import (
+    dense_epochs,
+    make_dense,
+    preprocessing_for,
+    saved_preprocessing,
+    train_dense,
+)
+from sweeps.errors import InputError, InterruptedRun
+from sweeps.front import pareto_front
+from sweeps.masking import search_masks
+from sweeps.plan import Plan, make_plan, probe_speed
+from sweeps.progress import Progress, print_end
+from sweeps.publishing import log_transfer, publish_front, publish_reports
+from sweeps.recorder import Recorder
+from sweeps.run_folder import RunFolder
+from sweeps.stages import spread, stream
+from sweeps.study import BudgetStudy
+from sweeps.sweep import sweep_budgets
+from sweeps.tracking import FAILED, FINISHED, KILLED, Tracker
+from sweeps.transfer import finished_transfer, plan_transfer, run_transfer, transfer_tasks
+from sweeps.trial import TrialJob
+from sweeps.trials import COMPLETE, TransferRow, TrialRow, write_table
+from sweeps.worker import worker_device
+
+# What a resumed run may be given anew; everything else must be what it began with.
+MAY_CHANGE = {"cluster", "concurrency", "cpus_per_trial", "gpus_per_trial", "storage", "verbose"}
+DONE, NO_FRONT = 0, 1
+
+
+def execute(command: Command) -> int:
+    """Plan, run or resume what a command asks for.
+
+    Returns:
+        The exit code: 0 done, 1 ended without a front.
+
+    Raises:
+        InputError: If a value cannot be used.
+        InterruptedRun: If the user stopped it.
+    """
+    config = _resumed_config(command) if command.resume else command.config
+    task, transfers, model = _check_inputs(config)
+    if command.dry_run:
+        plan = _plan(config, task, transfers, model, expected_concurrency(config), probe=True)
+        print(plan.to_json() if command.dry_run == "json" else plan.to_text())
+        return DONE
+    folder = RunFolder(config.storage, config.name or _default_name(config))
+    if command.resume and folder.recall("finished_trials") == config.trials:
+        print(f"run {folder.name} is finished; its files are in {folder.path}")
+        return DONE
+    with connect(config) as resources:
+        tracker = Tracker(config.tracking_uri)
+        if not command.resume:
+            folder = RunFolder.create(config, folder.name)
+        run = Run(config, folder, tracker, resources, task, transfers)
+        plan = _plan(config, task, transfers, model, resources.concurrency, probe=False)
+        return run.to_end(plan)
+
+
+class Run:
+    """One run on a connected cluster.
+
+    Args:
+        config: All values.
+        folder: Where its files go.
+        tracker: Where it is logged.
+        resources: What the cluster has.
+        task: The source task.
+        transfers: The transfer tasks.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        folder: RunFolder,
+        tracker: Tracker,
+        resources: Resources,
+        task: Task,
+        transfers: list[Task],
+    ) -> None:
+        self.config, self.folder, self.tracker = config, folder, tracker
+        self.resources, self.task, self.transfers = resources, task, transfers
+        self.task_reference = ray.put(task)
+
+    def to_end(self, plan: Plan) -> int:
+        """Run every stage that is not done; the exit code."""
+        began = self.folder.recall("mlflow_run") is not None
+        run = self.tracker.begin(self.folder.name, self.folder.recall("mlflow_run"))
+        self.folder.remember("mlflow_run", run)
+        if not began:
+            self.tracker.params(run, flatten(self.config.to_dict()))
+        try:
+            with Progress(self.folder.name, plan) as self.progress:
+                rows = self._stages()
+        except (KeyboardInterrupt, InterruptedRun) as error:
+            self.tracker.finish_parent(KILLED)
+            raise InterruptedRun(
+                f"interrupted; finished trials are kept in {self.folder.path}; go on with "
+                f"python run_sweep.py --resume {self.folder.name}"
+            ) from error
+        except BaseException:
+            self.tracker.finish_parent(FAILED)
+            raise
+        self._print_end(rows, plan)
+        front = pareto_front(rows)
+        self.tracker.finish_parent(FINISHED if front else FAILED)
+        self.folder.remember("finished_trials", self.config.trials)
+        return DONE if front else NO_FRONT
+
+    def _stages(self) -> list[TrialRow]:
+        folder = self.folder
+        epochs = dense_epochs(self.config)
+        self._training_stage("dense", train_dense, epochs, folder.dense, (folder.dense,))
+        epochs = self.config.search.epochs
+        inputs = (folder.dense, folder.search)
+        self._training_stage("search", search_masks, epochs, folder.search, inputs)
+        checkpoint = slim.MaskCheckpoint.load(folder.search)
+        rows = self._test(self._sweep(checkpoint))
+        front = pareto_front(rows)
+        write_table(folder.path / "trials.csv", TrialRow, rows)
+        write_table(folder.path / "front.csv", TrialRow, front)
+        publish_front(self.tracker, folder, rows, checkpoint)
+        self._transfer([row.trial for row in front])
+        self.progress.begin("reports")
+        publish_reports(self.tracker, folder, self.config.tracking_uri)
+        return rows
+
+    def _training_stage(
+        self,
+        name: str,
+        function: Callable[..., Iterator[Epoch]],
+        epochs: int,
+        result: Path,
+        folders: tuple[Path, ...],
+    ) -> None:
+        """Train one network as a task of its own, unless its result is there."""
+        if result.is_dir():
+            self.progress.skip(name)
+            return
+        self.progress.begin(name)
+        run, started = self._stage_run(name), time.monotonic()
+        arguments = (self.config, self.task_reference, *folders, self.folder.state / f"{name}.pt")
+        for epoch in stream(function, *arguments, **self.resources.stage):
+            self.tracker.metrics(run, {"val_top1": epoch.val_top1}, step=epoch.epoch)
+            if epoch.epoch:
+                self.tracker.metrics(run, {"loss": epoch.loss}, step=epoch.epoch)
+            detail = f"epoch {epoch.epoch}/{epochs}, val top-1 {epoch.val_top1:.2f} %"
+            self.progress.advance(name, epoch.epoch / epochs if epochs else 1.0, detail)
+        self.tracker.metrics(run, {"seconds": time.monotonic() - started})
+        self.tracker.artifact(run, result)
+        self.tracker.finish(run)
+
+    def _stage_run(self, name: str) -> str:
+        """The MLflow run of a stage; an interrupted one is taken up again."""
+        key = f"{name}_run"
+        run: str | None = self.folder.recall(key)
+        if run is None:
+            run = self.tracker.child(name, name)
+            self.folder.remember(key, run)
+        self.tracker.reopen(run)
+        return run
+
+    def _sweep(self, checkpoint: slim.MaskCheckpoint) -> BudgetStudy:
+        """Train budgets until there are as many as asked."""
+        config, folder = self.config, self.folder
+        study = BudgetStudy(folder.state / "study.journal", config)
+        if not study.remaining():
+            self.progress.skip("sweep")
+            return study
+        self.progress.begin("sweep")
+        dense = slim.load(folder.dense)
+        shared = broadcast(checkpoint, dense, self.task, saved_preprocessing(folder.dense))
+        job = TrialJob(config, shared, folder.models, folder.state / "trials")
+        recorder = Recorder(
+            study, self.tracker, folder, checkpoint, config.finetune.epochs, self._watch(study)
+        )
+        try:
+            sweep_budgets(job, study, recorder, self.resources, folder, config.verbose)
+        except (InterruptedRun, KeyboardInterrupt):
+            recorder.leave_unfinished()
+            raise
+        return study
+
+    def _watch(self, study: BudgetStudy) -> Callable[[str, int, dict[str, Any]], None]:
+        """Show what happens to trials."""
+        epochs: dict[int, int] = {row.trial: self.config.finetune.epochs for row in study.rows()}
+        running: set[int] = set()
+        total = self.config.trials * self.config.finetune.epochs
+
+        def watch(event: str, number: int, figures: dict[str, Any]) -> None:
+            if event == "started":
+                running.add(number)
+            elif event != "epoch":
+                running.discard(number)
+            epochs[number] = int(figures.get("epochs", epochs.get(number, 0)))
+            self.progress.trials(study.rows(), len(running))
+            if event == "failed":
+                self.progress.note(f"trial {number} failed: {figures['reason']}")
+            if event in ("complete", "failed"):
+                share = sum(epochs.values()) / total
+                self.progress.advance("sweep", share, f"trial {number} {event}")
+
+        return watch
+
+    def _test(self, study: BudgetStudy) -> list[TrialRow]:
+        """Look at the test split, once per network, now that nothing is left to decide."""
+        known: dict[str, float] = self.folder.recall("test_top1", {})
+        complete = [str(row.trial) for row in study.rows() if row.state == COMPLETE]
+        missing = [key for key in ["dense", *complete] if key not in known]
+        self.progress.begin("test")
+        jobs = [(self._network(key), self.task_reference) for key in missing]
+        most, resources = self.resources.concurrency, self.resources.trial
+        for done, (index, result) in enumerate(spread(test_network, jobs, most, **resources), 1):
+            known[missing[index]] = _raised(result)
+            self.progress.advance("test", done / len(jobs), f"network {done}/{len(jobs)}")
+        self.folder.remember("test_top1", known)
+        runs = self.folder.recall("trial_runs", {})
+        for key in missing:
+            run = runs[key] if key != "dense" else self.folder.recall("dense_run")
+            self.tracker.metrics(run, {"test_top1": known[key]}, step=self.config.finetune.epochs)
+        if "dense" in missing:
+            cost = slim.count(slim.load(self.folder.dense).architecture)
+            figures = {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6}
+            self.tracker.metrics(self.folder.recall("dense_run"), figures)
+        return [replace(row, test_top1=known.get(str(row.trial))) for row in study.rows()]
+
+    def _network(self, key: str) -> Path:
+        """Folder of a trial's network, or of the dense one."""
+        return self.folder.dense if key == "dense" else self.folder.models / key
+
+    def _transfer(self, front: list[int]) -> None:
+        """Fine-tune the front's networks and the dense one on each transfer task."""
+        folder, config = self.folder, self.config
+        results = folder.state / "transfer"
+        jobs = plan_transfer(
+            self.transfers, front, folder.models, folder.dense, config.transfer.seeds
+        )
+        rows = [done[0] for job in jobs if (done := finished_transfer(job, results))]
+        todo = [job for job in jobs if not finished_transfer(job, results)]
+        references = {task.name: ray.put(task) for task in self.transfers}
+        arguments = [(job, references[job.task], config, results) for job in todo]
+        most, resources = self.resources.concurrency, self.resources.trial
+        for index, result in spread(run_transfer, arguments, most, **resources):
+            job = todo[index]
+            if isinstance(result, BaseException):
+                self.progress.note(f"transfer of {job.trial} to {job.task} failed: {result}")
+                continue
+            rows.append(result[0])
+            log_transfer(self.tracker, *result)
+            same = [other for other in jobs if other.task == job.task]
+            done = sum(row.task == job.task for row in rows)
+            detail = f"{job.trial}: test top-1 {result[0].test_top1:.2f} %, {done}/{len(same)}"
+            self.progress.stage = f"transfer {job.task}"
+            self.progress.advance(f"transfer {job.task}", done / len(same), detail)
+        order = {(job.task, job.trial, job.seed): i for i, job in enumerate(jobs)}
+        rows.sort(key=lambda row: order[row.task, row.trial, row.seed])
+        write_table(folder.path / "transfer.csv", TransferRow, rows)
+        self.tracker.artifact(self.tracker.parent, folder.path / "transfer.csv")
+
+    def _print_end(self, rows: list[TrialRow], plan: Plan) -> None:
+        front = pareto_front(rows)
+        print_end(front, plan.dense_gmacs, self.folder, self.config.tracking_uri)
+
+
+def test_network(folder: Path, task: Task) -> float:
+    """Test top-1 of a saved network, on a worker."""
+    device = worker_device()
+    vit = slim.load(folder).to(device)
+    return top1(vit, task, "test", saved_preprocessing(folder), device=device)
+
+
+def _raised(result: Any) -> Any:
+    """The result itself, or the exception that stands in its place, raised."""
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _check_inputs(config: SweepConfig) -> tuple[Task, list[Task], nn.Module]:
+    """Load the data and build the model's shape before anything starts.
+
+    Raises:
+        InputError: If the data, the tasks, the model or their fit are unusable.
+    """
+    try:
+        task = load_task(config.data)
+    except slim.TaskError as error:
+        raise InputError(f"--data: {error}") from error
+    transfers = transfer_tasks(config)
+    model = make_dense(config, task, weights=False)
+    stages = {"dense": config.dense, "search": config.search, "finetune": config.finetune}
+    for name, options in stages.items():
+        if not task.steps_per_epoch(options.batch_size):
+            raise InputError(
+                f"--{name}.batch_size {options.batch_size} is more than the {task.size('train')} "
+                f"training images of data {task.name}; give a smaller one"
+            )
+    return task, transfers, model
+
+
+def _plan(
+    config: SweepConfig,
+    task: Task,
+    transfers: list[Task],
+    model: nn.Module,
+    concurrency: int,
+    probe: bool,
+) -> Plan:
+    speed = None
+    if probe:
+        speed = probe_speed(model, task, preprocessing_for(config, model, task), config)
+    return make_plan(config, model, task, transfers, concurrency, speed)
+
+
+def _resumed_config(command: Command) -> SweepConfig:
+    """The configuration a run began with, and what of it may change.
+
+    Raises:
+        InputError: If there is no such run, or a value differs that must not.
+    """
+    asked = command.config
+    stored = RunFolder.open(asked.storage, str(command.resume)).read_config()
+    before, now = flatten(stored.to_dict()), flatten(asked.to_dict())
+    fixed = command.given - MAY_CHANGE - {"trials", "name"}
+    changed = [name for name in sorted(fixed) if now[name] != before[name]]
+    if changed:
+        shown = "; ".join(f"{n} was {before[n]!r}, is {now[n]!r}" for n in changed)
+        raise InputError(f"run {command.resume} began with other values: {shown}")
+    trials = max(stored.trials, asked.trials if "trials" in command.given else 0)
+    changes = {name: getattr(asked, name) for name in MAY_CHANGE & command.given}
+    return replace(stored, **changes, storage=asked.storage, trials=trials)
+
+
+def _default_name(config: SweepConfig) -> str:
+    """Data, model and date."""
+    parts = [Path(config.data.partition(":")[0]).name, Path(config.model).name]
+    safe = ["".join(c if c.isalnum() or c in "_-" else "-" for c in part) for part in parts]
+    return "-".join([*safe, datetime.now().strftime("%Y%m%d-%H%M%S")])[:128]

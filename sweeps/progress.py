@@ -1,0 +1,178 @@
+"""What the terminal shows while a run works: stage, trials, best networks, time left."""
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sweeps.front import pareto_front
+from sweeps.plan import Plan, format_seconds
+from sweeps.run_folder import RunFolder
+from sweeps.trials import TrialRow
+
+LEVELS = (1.0, 0.75, 0.5, 0.3, 0.2)
+
+
+class Progress:
+    """Live on a terminal, plain lines elsewhere.
+
+    Args:
+        name: Of the run.
+        plan: Whose work is shown as done or to do.
+    """
+
+    def __init__(self, name: str, plan: Plan) -> None:
+        self.name, self.plan = name, plan
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.units = {
+            stage.name: stage.gmacs_images / min(stage.jobs, plan.concurrency)
+            for stage in plan.stages
+        }
+        self.done = dict.fromkeys(self.units, 0.0)
+        self.skipped = 0.0
+        self.started = time.monotonic()
+        self.stage = self.detail = ""
+        self.counts = ""
+        self.rows: Sequence[TrialRow] = ()
+        self.live: Live | None = None
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self.live = Live(
+                get_renderable=self._render, console=self.console, refresh_per_second=4
+            )
+            self.live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.live is not None:
+            self.live.__exit__(kind, error, trace)
+            self.live = None
+
+    def begin(self, stage: str) -> None:
+        """A stage starts."""
+        self.stage, self.detail = stage, ""
+        self._line(f"{stage}: started")
+
+    def skip(self, stage: str) -> None:
+        """A stage was done by an earlier session."""
+        self.skipped += self.units.get(stage, 0.0)
+        self.done[stage] = self.units.get(stage, 0.0)
+        self._line(f"{stage}: done before")
+
+    def advance(self, stage: str, share: float, detail: str) -> None:
+        """A share (0 to 1) of a stage's work is done."""
+        self.done[stage] = self.units.get(stage, 0.0) * min(1.0, share)
+        self.detail = detail
+        self._line(f"{stage}: {detail}{self._left()}")
+
+    def trials(self, rows: Sequence[TrialRow], running: int) -> None:
+        """The sweep's table changed."""
+        self.rows = rows
+        planned = max(0, self.plan.trials - len(rows) - running)
+        self.counts = f"{len(rows)} done, {running} running, {planned} planned"
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self.console.print(Text(text))
+
+    def seconds_left(self) -> float | None:
+        """Estimated from the work done so far; None before there is any."""
+        fresh = sum(self.done.values()) - self.skipped
+        elapsed = time.monotonic() - self.started
+        if fresh <= 0 or elapsed < 1:
+            return None
+        return (sum(self.units.values()) - sum(self.done.values())) / fresh * elapsed
+
+    def best_at_levels(self) -> list[tuple[float, TrialRow]]:
+        """The best val top-1 at a few MAC levels (shares of dense)."""
+        front = pareto_front(self.rows)
+        best = []
+        for level in LEVELS:
+            fitting = [row for row in front if row.gmacs <= level * self.plan.dense_gmacs]
+            if fitting:
+                best.append((level, max(fitting, key=lambda row: row.val_top1 or 0.0)))
+        return best
+
+    def _left(self) -> str:
+        left = self.seconds_left()
+        return "" if left is None else f", {format_seconds(left)} left"
+
+    def _line(self, text: str) -> None:
+        """A plain line where there is no terminal."""
+        if not self.console.is_terminal:
+            best = self.best_at_levels()
+            shown = "".join(f"; <= {lv:.0%} MACs: {r.val_top1:.2f} %" for lv, r in best[:3])
+            print(text + (shown if text.startswith("sweep") else ""), flush=True)
+
+    def _render(self) -> RenderableType:
+        total = sum(self.units.values())
+        done = sum(self.done.values())
+        head = Text.assemble(
+            (f"{self.name}  ", "bold"),
+            (self.stage, "bold cyan"),
+            f"  {self.detail}",
+        )
+        bar = ProgressBar(total=total, completed=done, width=40)
+        status = Text(f"{done / total:.0%}{self._left()}" if total else "")
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(bar, status)
+        parts: list[RenderableType] = [head, grid]
+        if self.counts:
+            parts.append(Text(f"trials: {self.counts}"))
+        best = self.best_at_levels()
+        if best:
+            table = Table(box=None, pad_edge=False)
+            table.add_column("MACs at most")
+            table.add_column("best val top-1", justify="right")
+            table.add_column("trial", justify="right")
+            for level, row in best:
+                table.add_row(f"{level:.0%} of dense", f"{row.val_top1:.2f} %", str(row.trial))
+            parts.append(table)
+        return Group(*parts)
+
+
+def print_end(
+    front: Sequence[TrialRow], dense_gmacs: float, folder: RunFolder, tracking_uri: str
+) -> None:
+    """The front, where the files are, and how to look at the run."""
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console.print(front_table(front, dense_gmacs) if front else "no trial completed: no front")
+    console.print(f"files:   {folder.path}", markup=False)
+    console.print(f"reports: {folder.reports}", markup=False)
+    if tracking_uri.startswith("http"):
+        console.print(f"MLflow:  {tracking_uri}", markup=False)
+    else:
+        line = f"mlflow ui --backend-store-uri {tracking_uri}"
+        console.print(f"MLflow:  {line}  (experiment vit-slim, run {folder.name})", markup=False)
+
+
+def front_table(front: Sequence[TrialRow], dense_gmacs: float) -> Table:
+    """The front for the end of a run, cheapest first."""
+    table = Table(title="Pareto front", title_justify="left", title_style="bold")
+    for name in ("trial", "tokens", "MHSA", "MLP", "GMACs", "of dense", "params M"):
+        table.add_column(name, justify="right")
+    table.add_column("val top-1 %", justify="right")
+    table.add_column("test top-1 %", justify="right")
+    for row in front:
+        table.add_row(
+            str(row.trial),
+            *(f"{share:.2f}" for share in (row.tokens, row.mhsa, row.mlp)),
+            f"{row.gmacs:.4g}",
+            f"{row.gmacs / dense_gmacs:.0%}",
+            f"{row.params_m:.4g}",
+            f"{row.val_top1:.2f}",
+            "" if row.test_top1 is None else f"{row.test_top1:.2f}",
+        )
+    return table

@@ -1,0 +1,62 @@
+"""What a run shows: figures and tables as artifacts of its MLflow run, notebook reports as HTML."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis.hypervolume import draw_hypervolume, hypervolume_data
+from analysis.pareto_front import draw_front, front_data
+from analysis.reports import make_reports
+from analysis.structure import draw_structure, structure_data
+from slim import Budget, MaskCheckpoint
+from slim.files import write_text_atomic
+from sweeps.front import pareto_front
+from sweeps.run_folder import RunFolder
+from sweeps.tracking import Tracker
+from sweeps.trials import TransferRow, TrialRow
+
+
+def publish_front(
+    tracker: Tracker, folder: RunFolder, rows: list[TrialRow], checkpoint: MaskCheckpoint
+) -> None:
+    """Write front.html, and log tables and figures with the sweep's run."""
+    trials = pd.DataFrame([asdict(row) for row in rows])
+    write_text_atomic(folder.path / "front.html", _page(draw_front(front_data(trials))))
+    for name in ("front.html", "front.csv", "trials.csv", "config.yaml"):
+        tracker.artifact(tracker.parent, folder.path / name)
+    volume = draw_hypervolume(hypervolume_data(trials, checkpoint.spec.num_classes))
+    tracker.text(tracker.parent, "hypervolume.html", _page(volume))
+    architectures = {
+        row.trial: checkpoint.select(Budget(row.tokens, row.mhsa, row.mlp))
+        for row in pareto_front(rows)
+    }
+    structure = draw_structure(structure_data(architectures))
+    tracker.text(tracker.parent, "structure.html", _page(structure))
+
+
+def publish_reports(tracker: Tracker, folder: RunFolder, tracking_uri: str) -> list[Path]:
+    """Execute the notebooks against the run, and log the pages."""
+    pages: list[Path] = make_reports(tracking_uri, folder.name, folder.reports)
+    for page in pages:
+        tracker.artifact(tracker.parent, page, "reports")
+    return pages
+
+
+def log_transfer(tracker: Tracker, row: TransferRow, curve: list[float], seconds: float) -> None:
+    """Log one fine-tuning on a transfer task as a run below the sweep's."""
+    run = tracker.child(f"{row.task}-{row.trial}-{row.seed}", "transfer", {"trial": row.trial})
+    about = {name: getattr(row, name) for name in ("task", "trial", "method", "seed")}
+    tracker.params(run, about)
+    for epoch, accuracy in enumerate(curve, start=1):
+        tracker.metrics(run, {"val_top1": accuracy}, step=epoch)
+    figures = {name: getattr(row, name) for name in ("gmacs", "params_m", "val_top1", "test_top1")}
+    tracker.metrics(run, figures | {"seconds": seconds}, step=len(curve))
+    tracker.finish(run)
+
+
+def _page(figure: go.Figure) -> str:
+    """A figure as a page that needs no network."""
+    page: str = figure.to_html(include_plotlyjs=True, full_html=True)
+    return page

@@ -1,0 +1,116 @@
+"""What a run leaves on disk, and how far it came."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slim.files import write_text_atomic
+from sweeps.config import SweepConfig, from_dict
+from sweeps.errors import InputError
+
+
+class RunFolder:
+    """The folder STORAGE/NAME of one run."""
+
+    def __init__(self, storage: str | Path, name: str) -> None:
+        self.path = Path(storage) / name
+        self.name = name
+
+    @classmethod
+    def create(cls, config: SweepConfig, name: str) -> "RunFolder":
+        """Make a new run's folder and write its configuration first.
+
+        Raises:
+            InputError: If the name exists or the storage cannot be written.
+        """
+        folder = cls(config.storage, name)
+        try:
+            folder.path.mkdir(parents=True)
+        except FileExistsError as error:
+            raise InputError(
+                f"run {name} exists in {config.storage}; give another --name, or --resume {name}"
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"storage {config.storage} cannot be written: {error.strerror}; give --storage"
+            ) from error
+        values = config.to_dict() | {"name": name}
+        write_text_atomic(folder.config_file, yaml.safe_dump(values, sort_keys=False))
+        return folder
+
+    @classmethod
+    def open(cls, storage: str | Path, name: str) -> "RunFolder":
+        """Find an existing run.
+
+        Raises:
+            InputError: If there is no such run.
+        """
+        folder = cls(storage, name)
+        if not folder.config_file.is_file():
+            raise InputError(f"there is no run {name} in {storage}; check --resume and --storage")
+        return folder
+
+    @property
+    def config_file(self) -> Path:
+        """All values of the run."""
+        return self.path / "config.yaml"
+
+    @property
+    def dense(self) -> Path:
+        """The dense model before the search."""
+        return self.path / "dense"
+
+    @property
+    def search(self) -> Path:
+        """The mask checkpoint."""
+        return self.path / "search"
+
+    @property
+    def models(self) -> Path:
+        """One saved network per COMPLETE trial."""
+        return self.path / "models"
+
+    @property
+    def reports(self) -> Path:
+        """The executed notebooks."""
+        return self.path / "reports"
+
+    @property
+    def state(self) -> Path:
+        """What only resuming needs: training states, the study's journal, Ray Tune's files."""
+        return self.path / "state"
+
+    def read_config(self) -> SweepConfig:
+        """The configuration the run began with.
+
+        Raises:
+            InputError: If the file was damaged.
+        """
+        try:
+            values = yaml.safe_load(self.config_file.read_text())
+            config: SweepConfig = from_dict(SweepConfig, values)
+        except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{self.config_file} is damaged: {' '.join(str(error).split())}"
+            ) from error
+        return config
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keep a JSON value for a later session of this run."""
+        self.state.mkdir(exist_ok=True)
+        known = self.recall_all() | {key: value}
+        write_text_atomic(self.state / "progress.json", json.dumps(known, indent=1) + "\n")
+
+    def recall(self, key: str, default: Any = None) -> Any:
+        """What `remember` kept."""
+        return self.recall_all().get(key, default)
+
+    def recall_all(self) -> dict[str, Any]:
+        """Everything that `remember` kept."""
+        path = self.state / "progress.json"
+        if not path.is_file():
+            return {}
+        known: dict[str, Any] = json.loads(path.read_text())
+        return known

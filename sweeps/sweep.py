@@ -1,0 +1,56 @@
+"""The sweep: Ray Tune trains the budgets that the study picks, on reused workers."""
+
+import logging
+
+from ray import tune
+from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+
+from sweeps.cluster import Resources
+from sweeps.errors import InterruptedRun
+from sweeps.recorder import Recorder
+from sweeps.run_folder import RunFolder
+from sweeps.searcher import StudySearcher
+from sweeps.study import BudgetStudy
+from sweeps.trial import TrialJob, run_trial
+
+
+def sweep_budgets(
+    job: TrialJob,
+    study: BudgetStudy,
+    recorder: Recorder,
+    resources: Resources,
+    folder: RunFolder,
+    verbose: bool,
+) -> None:
+    """Train budgets until the study has its number of trials.
+
+    Raises:
+        InterruptedRun: If the user stopped it; finished trials are kept.
+    """
+    remaining = study.remaining()
+    if remaining <= 0:
+        return
+    logging.getLogger("ray.tune").setLevel(logging.INFO if verbose else logging.ERROR)
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, job=job),
+        {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
+    )
+    tuner = Tuner(
+        trainable,
+        tune_config=TuneConfig(
+            search_alg=StudySearcher(study),
+            num_samples=remaining,
+            max_concurrent_trials=resources.concurrency,
+            reuse_actors=True,
+        ),
+        run_config=RunConfig(
+            name="tune",
+            storage_path=str(folder.state),
+            callbacks=[recorder],
+            failure_config=FailureConfig(max_failures=0),
+            verbose=1 if verbose else 0,
+        ),
+    )
+    tuner.fit()  # returns early at the first Ctrl-C; a second one raises
+    if study.remaining() > 0:
+        raise InterruptedRun

@@ -1,0 +1,100 @@
+"""One trial on a worker: a budget, selected, extracted, fine-tuned, evaluated and saved."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+import slim
+from slim.distillation import distill_from
+from slim.evaluation import top1
+from slim.training import Objective, Training, cross_entropy
+from sweeps.broadcast import Broadcast, receive_checkpoint, receive_teacher
+from sweeps.config import SweepConfig
+from sweeps.worker import prepare_worker, worker_device
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What every trial of a sweep shares.
+
+    Args:
+        config: The experiment.
+        shared: What was broadcast.
+        models: Folder of the saved networks.
+        states: Folder of the training states.
+    """
+
+    config: SweepConfig
+    shared: Broadcast
+    models: Path
+    states: Path
+
+
+def run_trial(proposal: dict[str, Any], job: TrialJob) -> None:
+    """Ray Tune's trainable: reports after each epoch, and saves the network before it ends.
+
+    Args:
+        proposal: `number` and the budget's `tokens`, `mhsa` and `mlp`.
+        job: What the trials share.
+    """
+    prepare_worker()
+    for metrics in train_budget(proposal, job):
+        tune.report(metrics)
+
+
+def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, Any]]:
+    """Train one budget; yields the row's figures after extraction and after each epoch."""
+    started = time.monotonic()
+    number = int(proposal["number"])
+    budget = slim.Budget(*(float(proposal[name]) for name in ("tokens", "mhsa", "mlp")))
+    options, shared, device = job.config.finetune, job.shared, worker_device()
+    task = ray.get(shared.task)
+    checkpoint = receive_checkpoint(shared)
+    architecture = checkpoint.select(budget)
+    cost = slim.count(architecture)
+    figures = {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6}
+    torch.manual_seed(job.config.seed)
+    vit = slim.extract(checkpoint, architecture).to(device)
+    untrained = top1(vit, task, "val", shared.preprocessing, device=device)
+    yield figures | _progress(0, untrained, started)
+    objective: Objective = cross_entropy
+    if options.distillation:
+        teacher = receive_teacher(shared).to(device)
+        objective = distill_from(teacher, options.distillation, options.temperature)
+    training = Training(
+        vit,
+        task,
+        shared.preprocessing,
+        options.recipe(),
+        objective,
+        seed=job.config.seed * 1_000_003 + number,
+        device=device,
+    )
+    last = None
+    for last in training.resumable_epochs(job.states / str(number) / "training.pt"):
+        if last.epoch < options.epochs:
+            yield figures | _progress(last.epoch, last.val_top1, started)
+    if last is None:  # a session before this one trained it to its end
+        accuracy = top1(training.evaluated, task, "val", shared.preprocessing, device=device)
+    else:
+        accuracy = last.val_top1
+    about = {
+        "trial": number,
+        "budget": {"tokens": budget.tokens, "mhsa": budget.mhsa, "mlp": budget.mlp},
+        "val_top1": accuracy,
+        "data": task.fingerprint(),
+        "preprocessing": shared.preprocessing.to_json(),
+    }
+    slim.save(training.evaluated, job.models / str(number), about)
+    yield figures | _progress(options.epochs, accuracy, started)
+
+
+def _progress(epochs: int, accuracy: float, started: float) -> dict[str, Any]:
+    """What changes from epoch to epoch."""
+    return {"epochs": epochs, "val_top1": accuracy, "seconds": time.monotonic() - started}
