@@ -1,0 +1,138 @@
+"""The three budgets against accuracy: the paper's columns, and which budget matters."""
+
+from typing import NamedTuple
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from analysis import theme, wording
+
+BUDGETS = {"tokens": "Tokens", "mhsa": "MHSA", "mlp": "MLP"}
+
+
+class BudgetsData(NamedTuple):
+    """The COMPLETE trials, cheapest first, and how accuracy goes with each budget.
+
+    `trials` has the columns trial, tokens, mhsa, mlp (fractions), gmacs, params_m, val_top1 and
+    test_top1 (percent) and `cut`, the modules that are cut. `tau` is Kendall's rank correlation
+    of each budget with val_top1, NaN where it is not defined.
+    """
+
+    trials: pd.DataFrame
+    tau: dict[str, float]
+
+
+def budgets_data(trials: pd.DataFrame) -> BudgetsData:
+    """Take the COMPLETE trials and rank budgets against accuracy.
+
+    Args:
+        trials: The columns of `trials.csv`.
+    """
+    columns = ["trial", *BUDGETS, "gmacs", "params_m", "val_top1", "test_top1"]
+    complete = trials.loc[(trials["state"] == "COMPLETE") & trials["val_top1"].notna(), columns]
+    complete = complete.astype(dict.fromkeys(columns[1:], float))
+    complete = complete.sort_values(["gmacs", "trial"], ignore_index=True)
+    cut = [cut_modules(*row) for row in complete[list(BUDGETS)].itertuples(index=False)]
+    complete["cut"] = pd.Series(cut, dtype="str")
+    tau = {name: kendall(complete[name], complete["val_top1"]) for name in BUDGETS}
+    return BudgetsData(complete, tau)
+
+
+def cut_modules(tokens: float, mhsa: float, mlp: float) -> str:
+    """Which modules a budget cuts: "MHSA", "MHSA + MLP", ..., or "dense"."""
+    shares = zip(BUDGETS.values(), (tokens, mhsa, mlp), strict=True)
+    return " + ".join(name for name, share in shares if share < 1) or "dense"
+
+
+def kendall(first: pd.Series, second: pd.Series) -> float:
+    """Kendall's tau-b; NaN for fewer than three pairs or where one side is constant."""
+    if len(first) < 3 or first.nunique() < 2 or second.nunique() < 2:
+        return float("nan")
+    return float(first.corr(second, method="kendall"))
+
+
+def budgets_sentence(data: BudgetsData) -> str:
+    """Which budget accuracy follows most closely, in Markdown."""
+    known = {name: tau for name, tau in data.tau.items() if tau == tau}
+    if data.trials.empty:
+        return "No trial is complete yet, so there are no budgets to compare."
+    if not known:
+        count = wording.counted(len(data.trials), "complete trial")
+        return f"With {count}, or budgets that do not vary, no budget can be ranked."
+    ranked = sorted(known, key=lambda name: -known[name])
+    each = wording.listed(f"{BUDGETS[name]} {known[name]:+.2f}" for name in ranked)
+    return (
+        f"Over {wording.counted(len(data.trials), 'complete trial')}, Kendall's rank correlation "
+        f"of validation top-1 with the share kept is {each}. Values near 1 mean that cutting this "
+        f"part costs accuracy most reliably: here that is {BUDGETS[ranked[0]]}."
+    )
+
+
+def budgets_table(data: BudgetsData) -> pd.DataFrame:
+    """The paper's columns (params, MACs, top-1) for each network, dearest first."""
+    rows = [
+        {
+            "Trial": int(row["trial"]),
+            "Cut": row["cut"],
+            **{title: wording.share(row[name]) for name, title in BUDGETS.items()},
+            "Params (M)": wording.number(row["params_m"]),
+            "GMACs": wording.number(row["gmacs"]),
+            "Val top-1 (%)": wording.top1(row["val_top1"]),
+            "Test top-1 (%)": wording.top1(row["test_top1"]),
+        }
+        for row in reversed(data.trials.to_dict("records"))
+    ]
+    return pd.DataFrame(rows)
+
+
+def draw_budgets(data: BudgetsData) -> go.Figure:
+    """Draw one line per network through its three budgets, its MACs and its accuracy."""
+    trials = data.trials
+    axes = [{"label": title, "range": [0, 1]} for title in BUDGETS.values()]
+    axes += [{"label": "GMACs", "range": theme.span(trials["gmacs"]), "tickformat": "~g"}]
+    axes += [{"label": "Val top-1 (%)", "range": theme.span(trials["val_top1"])}]
+    names = [*BUDGETS, "gmacs", "val_top1"]
+    figure = go.Figure(
+        go.Parcoords(
+            dimensions=[a | {"values": trials[n]} for a, n in zip(axes, names, strict=True)],
+            line={
+                "color": trials["val_top1"],
+                "colorscale": theme.SHARES,
+                "cmin": axes[-1]["range"][0],
+                "cmax": axes[-1]["range"][1],
+            },
+            labelfont={"color": theme.TEXT, "size": 13},
+            tickfont={"color": theme.TEXT, "size": 12},
+            rangefont={"color": theme.CLEAR, "size": 1},
+        )
+    )
+    margin = {"l": 60, "r": 80, "t": 70, "b": 20}
+    figure.update_layout(template=theme.TEMPLATE, height=380, margin=margin)
+    return figure
+
+
+def draw_accuracy_by_budget(data: BudgetsData) -> go.Figure:
+    """Draw validation top-1 over each budget; the colour is the cost."""
+    figure = make_subplots(1, 3, shared_yaxes=True, horizontal_spacing=0.04)
+    trials = data.trials
+    for column, (name, title) in enumerate(BUDGETS.items(), start=1):
+        scatter = go.Scatter(
+            x=100 * trials[name],
+            y=trials["val_top1"],
+            customdata=trials[["trial", "gmacs"]],
+            mode="markers",
+            marker={"size": 10, "color": trials["gmacs"], "coloraxis": "coloraxis"},
+            hovertemplate="trial %{customdata[0]}<br>%{customdata[1]:.3g} GMACs<br>"
+            f"{title} %{{x:.0f}} %<br>val top-1 %{{y:.2f}} %<extra></extra>",
+            showlegend=False,
+        )
+        figure.add_trace(scatter, row=1, col=column)
+        figure.update_xaxes(title_text=f"{title} budget (% kept)", row=1, col=column)
+    figure.update_xaxes(range=[0, 104])
+    figure.update_yaxes(title_text=theme.VAL_TOP1, col=1)
+    low, high = theme.span(trials["gmacs"])
+    axis: dict[str, object] = {"cmin": low, "cmax": high, "colorbar": {"title": {"text": "GMACs"}}}
+    axis["colorscale"] = theme.SHARES
+    figure.update_layout(template=theme.TEMPLATE, height=380, coloraxis=axis)
+    return figure

@@ -1,0 +1,163 @@
+"""Where the time went: seconds by stage and by trial, epochs trained, states counted."""
+
+from typing import NamedTuple
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis import theme, wording
+
+STAGES = {
+    "dense": "Dense training",
+    "search": "Mask search",
+    "trials": "Trials",
+    "transfer": "Transfer",
+}
+_COLOURS = {
+    "COMPLETE": theme.BLUE,
+    "PRUNED": theme.ORANGE,
+    "FAILED": theme.VERMILLION,
+    "RUNNING": theme.FAINT,
+}
+
+
+class ComputeData(NamedTuple):
+    """Seconds by stage (only stages with a measured time) and the trials that took them.
+
+    `seconds` is summed over all workers, so it is not the time on the clock. `trials` has the
+    columns trial, state, epochs and seconds; `states` counts the trials by state.
+    """
+
+    seconds: dict[str, float]
+    trials: pd.DataFrame
+    states: dict[str, int]
+    epochs: float
+
+
+def compute_data(trials: pd.DataFrame, stages: pd.DataFrame) -> ComputeData:
+    """Sum the seconds of each stage.
+
+    Args:
+        trials: The columns of `trials.csv`.
+        stages: One row per other child run, with the columns kind and seconds.
+    """
+    sums = {kind: _sum(stages.loc[stages["kind"] == kind, "seconds"]) for kind in STAGES}
+    sums["trials"] = _sum(trials["seconds"])
+    known = trials[["trial", "state", "epochs", "seconds"]].sort_values("trial", ignore_index=True)
+    counts = trials["state"].value_counts()
+    return ComputeData(
+        seconds={kind: sums[kind] for kind in STAGES if sums[kind] > 0},
+        trials=known.astype({"epochs": float, "seconds": float}),
+        states={str(state): int(counts[state]) for state in sorted(counts.index)},
+        epochs=_sum(trials["epochs"]),
+    )
+
+
+def compute_sentence(data: ComputeData) -> str:
+    """The total, the largest stage, and what early stopping and failures did, in Markdown."""
+    if not data.seconds:
+        return "No stage has logged its time yet."
+    total = sum(data.seconds.values())
+    largest = max(data.seconds, key=lambda kind: data.seconds[kind])
+    told = [
+        f"All workers together computed for {wording.duration(total)}; the largest part was "
+        f"{STAGES[largest].lower()} ({wording.share(data.seconds[largest] / total)})."
+    ]
+    missing = [STAGES[kind].lower() for kind in STAGES if kind not in data.seconds]
+    if missing:
+        told.append(f"No time is logged for {wording.listed(missing)}.")
+    if data.states:
+        states = wording.listed(f"{count} {state.lower()}" for state, count in data.states.items())
+        told.append(
+            f"Of the trials, {states}; they trained "
+            f"{wording.counted(round(data.epochs), 'epoch')} in all."
+        )
+    return " ".join(told)
+
+
+def compute_table(data: ComputeData) -> pd.DataFrame:
+    """Time by stage, for reading."""
+    total = sum(data.seconds.values())
+    rows = [
+        {"Stage": STAGES[kind], "Time": wording.duration(sec), "Share": wording.share(sec / total)}
+        for kind, sec in data.seconds.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def states_table(data: ComputeData) -> pd.DataFrame:
+    """Trials, epochs and time by state, for reading."""
+    rows = []
+    for state, count in data.states.items():
+        of_state = data.trials[data.trials["state"] == state]
+        rows.append(
+            {
+                "State": state,
+                "Trials": count,
+                "Epochs": round(_sum(of_state["epochs"])),
+                "Time": wording.duration(_sum(of_state["seconds"])),
+                "Median per trial": wording.duration(float(of_state["seconds"].median())),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def draw_stages(data: ComputeData) -> go.Figure:
+    """Draw the time of each stage as bars, in the order in which they run."""
+    scale, unit = _unit(max(data.seconds.values()))
+    kinds = list(reversed(data.seconds))
+    figure = go.Figure(
+        go.Bar(
+            x=[data.seconds[kind] / scale for kind in kinds],
+            y=[STAGES[kind] for kind in kinds],
+            text=[wording.duration(data.seconds[kind]) for kind in kinds],
+            orientation="h",
+            marker={"color": theme.BLUE},
+            textfont={"color": theme.TEXT},
+            textposition="outside",
+            cliponaxis=False,
+            hovertemplate="%{y}: %{text}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title_text=f"Time, all workers together ({unit})")
+    height, margin = 160 + 45 * len(kinds), {"r": 90, "t": 40}
+    figure.update_layout(template=theme.TEMPLATE, height=height, margin=margin)
+    return figure
+
+
+def draw_trial_times(data: ComputeData) -> go.Figure:
+    """Draw the time of each trial as bars, coloured by state; needs one measured time."""
+    timed = data.trials.dropna(subset="seconds")
+    scale, unit = _unit(float(timed["seconds"].max()))
+    figure = go.Figure()
+    for state, rows in timed.groupby("state"):
+        figure.add_trace(
+            go.Bar(
+                x=rows["trial"].astype(str),
+                y=rows["seconds"] / scale,
+                name=str(state).lower(),
+                marker={"color": _COLOURS.get(str(state), theme.PURPLE)},
+                customdata=[
+                    [wording.duration(row["seconds"]), f"{row['epochs']:.0f}"]
+                    for row in rows.to_dict("records")
+                ],
+                hovertemplate="trial %{x}: %{customdata[0]}, %{customdata[1]} epochs"
+                "<extra></extra>",
+            )
+        )
+    order = timed["trial"].astype(str).tolist()
+    figure.update_xaxes(type="category", categoryarray=order, title_text="Trial", nticks=30)
+    figure.update_yaxes(title_text=f"Time ({unit})")
+    figure.update_layout(template=theme.TEMPLATE, height=360, showlegend=True, barmode="stack")
+    return figure
+
+
+def _sum(values: pd.Series) -> float:
+    return float(values.astype(float).sum())
+
+
+def _unit(longest: float) -> tuple[float, str]:
+    """The unit that keeps the longest time readable, in seconds, and its name."""
+    if longest < 120:
+        return 1.0, "s"
+    return (60.0, "min") if longest < 7200 else (3600.0, "h")

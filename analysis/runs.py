@@ -1,0 +1,246 @@
+"""Where a run is read from MLflow into frames: nothing else of this package talks to MLflow."""
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow.entities
+import pandas as pd
+from mlflow import MlflowClient
+
+import slim
+from analysis import wording
+from analysis.errors import RunNotFoundError
+
+EXPERIMENT = "vit-slim"
+TRIALS = {
+    "trial": "int64",
+    "state": "str",
+    "tokens": "float64",
+    "mhsa": "float64",
+    "mlp": "float64",
+    "gmacs": "float64",
+    "params_m": "float64",
+    "val_top1": "float64",
+    "test_top1": "float64",
+    "epochs": "float64",
+    "seconds": "float64",
+    "front": "bool",
+    "run_id": "str",
+    "url": "str",
+}
+EPOCHS = {"trial": "int64", "epoch": "int64", "val_top1": "float64"}
+TRANSFER = {
+    "task": "str",
+    "trial": "str",
+    "method": "str",
+    "seed": "float64",
+    "gmacs": "float64",
+    "params_m": "float64",
+    "val_top1": "float64",
+    "test_top1": "float64",
+}
+STAGES = {
+    "kind": "str",
+    "status": "str",
+    "seconds": "float64",
+    "val_top1": "float64",
+    "test_top1": "float64",
+    "gmacs": "float64",
+    "params_m": "float64",
+    "run_id": "str",
+}
+_STATES = {"FINISHED": "COMPLETE", "KILLED": "PRUNED"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One sweep as MLflow holds it; a value that was not logged is NaN.
+
+    Args:
+        name: The sweep's name.
+        run_id: MLflow's id of the parent run.
+        status: MLflow's status of the parent run; RUNNING while the sweep goes on.
+        params: The sweep's configuration, flattened, as text.
+        trials: One row per trial in order of number. `*_top1` in percent, `gmacs` in 1e9 MACs and
+            `params_m` in 1e6 parameters for one image; `url` is the run's page, or missing when
+            the tracking store is no server.
+        epochs: Validation top-1 (%) of each trial after each epoch.
+        transfer: One row per task, network, method and seed; `trial` is a number or `dense`.
+        stages: One row per child run that is not a trial: kind dense, search or transfer.
+        architectures: By trial; trials without `architecture.json` are left out.
+    """
+
+    name: str
+    run_id: str
+    status: str
+    params: Mapping[str, str]
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+    transfer: pd.DataFrame
+    stages: pd.DataFrame
+    architectures: dict[int, slim.Architecture]
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of the source task; None where no architecture tells."""
+        for architecture in self.architectures.values():
+            return architecture.spec.num_classes
+        return None
+
+
+def load_run(tracking_uri: str, name: str) -> Run:
+    """Read a sweep from MLflow; the newest, if several have the name.
+
+    Args:
+        tracking_uri: As MLflow takes it, for example `sqlite:///mlflow.db` or a server's address.
+        name: The sweep's name.
+
+    Raises:
+        RunNotFoundError: If no sweep of that name is there.
+        slim.FileFormatError: If an `architecture.json` is damaged.
+    """
+    client = MlflowClient(tracking_uri=tracking_uri)
+    parent = _find_parent(client, tracking_uri, name)
+    experiment, parent_id = parent.info.experiment_id, parent.info.run_id
+    tagged = f"tags.`mlflow.parentRunId` = '{parent_id}'"
+    children = list(_search(client, experiment, tagged))
+    trials = [child for child in children if child.data.tags.get("kind") == "trial"]
+    trials.sort(key=_number)
+    page = f"{tracking_uri.rstrip('/')}/#/experiments/{experiment}/runs/"
+    is_server = tracking_uri.startswith(("http://", "https://"))
+    return Run(
+        name=name,
+        run_id=parent_id,
+        status=parent.info.status,
+        params=dict(parent.data.params),
+        trials=_frame(TRIALS, [_trial_row(run, page if is_server else None) for run in trials]),
+        epochs=_frame(EPOCHS, [row for run in trials for row in _epoch_rows(client, run)]),
+        transfer=_frame(TRANSFER, _rows_of_kind(children, "transfer", TRANSFER)),
+        stages=_frame(STAGES, _stage_rows(children)),
+        architectures=_read_architectures(client, trials),
+    )
+
+
+def run_sentence(run: Run) -> str:
+    """What was run and how far it got, in Markdown."""
+    told = [f"Run **{wording.escaped(run.name)}**"]
+    if "model" in run.params:
+        told.append(f"slims {wording.escaped(Path(run.params['model']).name)}")
+    if "data" in run.params:
+        told.append(f"on {wording.escaped(Path(run.params['data']).name)}")
+    counts = run.trials["state"].value_counts()
+    states = [f"{counts[state]} {state.lower()}" for state in sorted(counts.index)]
+    trials = wording.counted(len(run.trials), "trial") if len(run.trials) else "no trial yet"
+    ended = " It is still running." if run.status == "RUNNING" else ""
+    return " ".join(told) + f": {trials}{f' ({wording.listed(states)})' if states else ''}.{ended}"
+
+
+def _find_parent(client: MlflowClient, tracking_uri: str, name: str) -> mlflow.entities.Run:
+    """The newest sweep of that name; names are compared here, so that any text is safe."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is not None:
+        for run in _search(client, experiment.experiment_id, "tags.kind = 'sweep'"):
+            if run.info.run_name == name:
+                return run
+    raise RunNotFoundError(
+        f"no sweep named {name!r} in experiment {EXPERIMENT} at {tracking_uri}; "
+        "check the name and the tracking URI"
+    )
+
+
+def _search(
+    client: MlflowClient, experiment: str, condition: str
+) -> Iterator[mlflow.entities.Run]:
+    """All runs that meet a condition, newest first, page by page."""
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment],
+            filter_string=condition,
+            max_results=1000,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _frame(columns: dict[str, str], rows: list[dict[str, object]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
+
+
+def _number(run: mlflow.entities.Run) -> int:
+    return int(run.data.tags["trial"])
+
+
+def _trial_row(run: mlflow.entities.Run, page: str | None) -> dict[str, object]:
+    tags, params = run.data.tags, run.data.params
+    status = run.info.status
+    return {
+        "trial": _number(run),
+        "state": tags.get("state") or _STATES.get(status, status),
+        **{name: float(params.get(name, math.nan)) for name in ("tokens", "mhsa", "mlp")},
+        **run.data.metrics,
+        "front": tags.get("front") == "true",
+        "run_id": run.info.run_id,
+        "url": None if page is None else page + run.info.run_id,
+    }
+
+
+def _epoch_rows(client: MlflowClient, run: mlflow.entities.Run) -> list[dict[str, object]]:
+    """A trial's validation history; of several values at one epoch the last counts."""
+    if "val_top1" not in run.data.metrics:
+        return []
+    history = client.get_metric_history(run.info.run_id, "val_top1")
+    last = {metric.step: metric.value for metric in history}
+    return [
+        {"trial": _number(run), "epoch": step, "val_top1": last[step]} for step in sorted(last)
+    ]
+
+
+def _rows_of_kind(
+    children: list[mlflow.entities.Run], kind: str, columns: dict[str, str]
+) -> list[dict[str, object]]:
+    """Params and metrics of the children of a kind, oldest first."""
+    runs = [run for run in reversed(children) if run.data.tags.get("kind") == kind]
+    values = [{**run.data.params, **run.data.metrics} for run in runs]
+    return [{name: row[name] for name in columns if name in row} for row in values]
+
+
+def _stage_rows(children: list[mlflow.entities.Run]) -> list[dict[str, object]]:
+    return [
+        {
+            **run.data.metrics,
+            "kind": run.data.tags["kind"],
+            "status": run.info.status,
+            "run_id": run.info.run_id,
+        }
+        for run in reversed(children)
+        if run.data.tags.get("kind") in ("dense", "search", "transfer")
+    ]
+
+
+def _read_architectures(
+    client: MlflowClient, trials: list[mlflow.entities.Run]
+) -> dict[int, slim.Architecture]:
+    architectures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for run in trials:
+            names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+            if "architecture.json" in names:
+                path = client.download_artifacts(run.info.run_id, "architecture.json", folder)
+                architectures[_number(run)] = _read_architecture(Path(path))
+    return architectures
+
+
+def _read_architecture(path: Path) -> slim.Architecture:
+    try:
+        return slim.Architecture.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
+        raise slim.FileFormatError(f"{path.name} is not JSON: {error}") from error

@@ -1,0 +1,71 @@
+"""The three budgets against accuracy."""
+
+import math
+
+import pytest
+
+from analysis.budgets import (
+    budgets_data,
+    budgets_sentence,
+    budgets_table,
+    cut_modules,
+    draw_accuracy_by_budget,
+    draw_budgets,
+)
+from tests.analysis.tables import trials_table
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        ((1, 1, 1), "dense"),
+        ((1, 0.5, 1), "MHSA"),
+        ((1, 0.5, 0.7), "MHSA + MLP"),
+        ((0.9, 1, 0.7), "Tokens + MLP"),
+    ],
+)
+def test_a_budget_is_named_by_what_it_cuts(budget, expected: str) -> None:
+    assert cut_modules(*budget) == expected
+
+
+def test_accuracy_is_ranked_against_each_budget() -> None:
+    trials = trials_table(
+        gmacs=[4, 3, 2, 1],
+        val_top1=[90, 80, 70, 60],
+        tokens=[1, 1, 1, 1],
+        mhsa=[1, 0.8, 0.6, 0.4],
+        mlp=[1, 0.5, 0.6, 0.4],
+    )
+    data = budgets_data(trials)
+    # MLP: of six pairs one is in the other order, so tau = (5 - 1) / 6.
+    assert data.tau["mhsa"] == pytest.approx(1)
+    assert data.tau["mlp"] == pytest.approx(4 / 6)
+    assert math.isnan(data.tau["tokens"])
+    sentence = budgets_sentence(data)
+    assert "MHSA +1.00 and MLP +0.67" in sentence
+    assert "here that is MHSA" in sentence
+
+
+def test_only_complete_trials_count_dearest_first_in_the_table() -> None:
+    trials = trials_table(
+        gmacs=[4, 1, 2], val_top1=[90, 60, 70], state=["COMPLETE", "COMPLETE", "PRUNED"]
+    )
+    table = budgets_table(budgets_data(trials))
+    assert table["Trial"].tolist() == [0, 1]
+    assert table["Cut"].tolist() == ["dense", "Tokens + MHSA + MLP"]
+    assert table.loc[1, ["MHSA", "Params (M)", "GMACs"]].tolist() == ["50 %", "2.00", "1.00"]
+
+
+def test_too_few_trials_are_said_to_be_too_few() -> None:
+    one = budgets_data(trials_table(gmacs=[4], val_top1=[90]))
+    assert "no budget can be ranked" in budgets_sentence(one)
+    none = budgets_data(trials_table(gmacs=[], val_top1=[]))
+    assert "no budgets to compare" in budgets_sentence(none)
+    assert list(draw_budgets(one).data[0].dimensions[3].range) == [0, 8]
+
+
+def test_the_pictures_hold_one_axis_per_number() -> None:
+    data = budgets_data(trials_table(gmacs=[4, 2], val_top1=[90, 80]))
+    labels = [axis.label for axis in draw_budgets(data).data[0].dimensions]
+    assert labels == ["Tokens", "MHSA", "MLP", "GMACs", "Val top-1 (%)"]
+    assert list(draw_accuracy_by_budget(data).data[2].x) == [50, 100]

@@ -1,0 +1,61 @@
+"""This run beside published networks, each against its own dense model."""
+
+import math
+
+import pytest
+
+from analysis.comparison import (
+    PUBLISHED,
+    comparison_data,
+    comparison_sentence,
+    comparison_table,
+    draw_comparison,
+    sources_sentence,
+)
+from analysis.pareto_front import front_data
+from tests.analysis.tables import trials_table
+
+
+def test_each_network_is_set_against_its_own_dense_model() -> None:
+    data = comparison_data(front_data(trials_table(gmacs=[4, 1], val_top1=[90, 87])), "mine")
+    slimmed = data.own[0]
+    assert (slimmed.relative_macs, slimmed.change, data.split) == (0.25, -3, "validation")
+    isomorphic = next(n for n in data.published if n.method == "Isomorphic Pruning")
+    assert isomorphic.relative_macs == pytest.approx(4.16 / 17.7)
+    assert isomorphic.change == pytest.approx(82.41 - 83.4)
+
+
+def test_test_accuracy_counts_once_every_point_has_it() -> None:
+    trials = trials_table(gmacs=[4, 1], val_top1=[90, 87]).assign(test_top1=[80.0, 78.0])
+    data = comparison_data(front_data(trials), "mine")
+    assert (data.own[0].change, data.split) == (-2, "test")
+
+
+def test_a_run_without_dense_cannot_be_placed() -> None:
+    trials = trials_table(gmacs=[4, 1], val_top1=[90, 87], state=["FAILED", "COMPLETE"])
+    data = comparison_data(front_data(trials), "mine")
+    assert data.own == ()
+    assert "cannot be placed" in comparison_sentence(data)
+    assert "mine" not in {trace.name for trace in draw_comparison(data).data}
+
+
+def test_the_sentence_finds_the_published_network_of_like_cost() -> None:
+    trials = trials_table(gmacs=[100, 15], val_top1=[90, 87])
+    sentence = comparison_sentence(comparison_data(front_data(trials), "mine"))
+    assert "keeps 15 % of the dense MACs" in sentence
+    assert "Isomorphic Pruning (15 %, -2.27 points)" in sentence
+
+
+def test_every_published_network_is_cheaper_than_its_dense_model_and_has_a_source() -> None:
+    assert all(network.gmacs < network.dense.gmacs and network.source for network in PUBLISHED)
+    told = sources_sentence(comparison_data(front_data(trials_table([], [])), "mine"))
+    assert told.count("ViT-Slim") == 1
+
+
+def test_the_table_shows_all_and_names_what_is_unknown() -> None:
+    data = comparison_data(front_data(trials_table(gmacs=[4, 1], val_top1=[90, 87])), "mine")
+    table = comparison_table(data)
+    assert len(table) == len(PUBLISHED) + 2
+    unknown = sum(math.isnan(network.params_m) for network in PUBLISHED)
+    assert (table["Params (M)"] == "–").sum() == unknown
+    assert draw_comparison(data).data[0].name == "mine"

@@ -1,0 +1,75 @@
+"""Downstream results against the dense network and against the source's order."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from analysis.runs import TRANSFER, Run
+from analysis.transfer import (
+    correlation_sentence,
+    draw_transfer,
+    transfer_data,
+    transfer_sentence,
+    transfer_table,
+)
+from tests.analysis.tables import trials_table
+
+
+def test_seeds_are_averaged_and_set_against_the_same_methods_dense_row(full_run: Run) -> None:
+    networks = transfer_data(full_run.transfer, full_run.trials).networks
+    rows = networks.set_index(["task", "method", "trial"])
+    first = rows.loc[("digits", "full", "1")]
+    assert (first["top1"], first["seeds"], first["difference"]) == (95.0, 2, 0.0)
+    assert first["spread"] == pytest.approx(math.sqrt(2))
+    assert rows.loc[("digits", "linear", "1"), "difference"] == -0.5
+    assert rows.loc[("fashion & co", "full", "2"), "difference"] == 1.0
+
+
+def test_the_order_is_compared_over_slimmed_networks_only(full_run: Run) -> None:
+    correlation = transfer_data(full_run.transfer, full_run.trials).correlation
+    rows = correlation.set_index(["task", "method"])
+    # Source: trial 1 > 2 > 4; digits: 95 > 93 > 90.
+    assert rows.loc[("digits", "full"), "tau"] == pytest.approx(1)
+    assert rows.loc[("digits", "full"), "networks"] == 3
+    assert math.isnan(rows.loc[("digits", "linear"), "tau"])
+
+
+def test_a_swapped_pair_lowers_the_rank_correlation() -> None:
+    trials = trials_table(gmacs=[4, 3, 2, 1], val_top1=[90, 80, 70, 60])
+    rows = [("t", str(trial), "full", 0, 1.0, 1.0, math.nan, top1)
+            for trial, top1 in ((1, 50), (2, 60), (3, 40))]  # fmt: skip
+    data = transfer_data(pd.DataFrame(rows, columns=list(TRANSFER)), trials)
+    assert data.correlation["tau"].tolist() == pytest.approx([1 / 3])
+    assert "+0.33 over 3 networks" in correlation_sentence(data)
+    assert "no dense row" in transfer_sentence(data)
+
+
+def test_validation_stands_in_while_no_test_accuracy_is_known() -> None:
+    rows = [("t", "dense", "full", 0, 1.0, 1.0, 80.0, math.nan),
+            ("t", "1", "full", 0, 0.5, 1.0, 79.0, math.nan)]  # fmt: skip
+    trials = trials_table(gmacs=[4, 3], val_top1=[90, 80])
+    data = transfer_data(pd.DataFrame(rows, columns=list(TRANSFER)), trials)
+    assert data.split == "val"
+    assert "validation split" in transfer_sentence(data)
+    assert transfer_table(data)["Val top-1 (%)"].tolist() == ["79.00", "80.00"]
+
+
+def test_the_sentences_say_where_slimming_helps(full_run: Run) -> None:
+    sentence = transfer_sentence(transfer_data(full_run.transfer, full_run.trials))
+    assert "On **digits** 1 of 4 slimmed results is at least as good" in sentence
+    assert "fashion &#38; co" in sentence
+
+
+def test_without_transfer_it_is_said() -> None:
+    empty = pd.DataFrame(columns=list(TRANSFER)).astype(TRANSFER)
+    data = transfer_data(empty, trials_table(gmacs=[4], val_top1=[90]))
+    assert "no transfer results" in transfer_sentence(data)
+    assert "cannot be told" in correlation_sentence(data)
+
+
+def test_the_picture_has_a_panel_per_task_and_a_line_for_dense(full_run: Run) -> None:
+    figure = draw_transfer(transfer_data(full_run.transfer, full_run.trials))
+    assert [note.text for note in figure.layout.annotations] == ["digits", "fashion &amp; co"]
+    dense = [trace for trace in figure.data if trace.name == "dense, full"]
+    assert [list(line.y) for line in dense] == [[95, 95], [85, 85]]
