@@ -1,4 +1,4 @@
-"""Search masks once, then slim, fine-tune and compare networks of many budgets on a Ray cluster."""
+"""Search masks once, then slim and compare networks of many budgets on a Ray cluster."""
 
 import logging
 import sys

@@ -72,7 +72,8 @@ def read_tensors(
     if _sha256(weights) != header.get("sha256"):
         raise FileFormatError(f"{weights} is damaged: its checksum is not the header's")
     try:
-        return load_file(weights), header
+        # Cloned: of the memory's own alignment, and no longer a view of the file.
+        return {name: tensor.clone() for name, tensor in load_file(weights).items()}, header
     except (SafetensorError, ValueError) as error:
         raise FileFormatError(f"{weights} is not a safetensors file: {_line(error)}") from error
 

@@ -1,6 +1,7 @@
 """Soft masks on a dense Vision Transformer, and the hard masks they turn into."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class MaskedAttention(nn.Module):
 
     kept: Tensor
 
-    def __init__(self, attn: nn.Module) -> None:
+    def __init__(self, attn: Any) -> None:
         super().__init__()
         self.num_heads: int = attn.num_heads
         self.head_dim: int = attn.head_dim
@@ -69,7 +70,7 @@ class MaskedMlp(nn.Module):
 
     kept: Tensor
 
-    def __init__(self, mlp: nn.Module) -> None:
+    def __init__(self, mlp: Any) -> None:
         super().__init__()
         self.dense = mlp
         weight = mlp.fc2.weight
@@ -88,7 +89,7 @@ class MaskedBlock(nn.Module):
 
     kept: Tensor
 
-    def __init__(self, block: nn.Module, num_patches: int, num_prefix_tokens: int) -> None:
+    def __init__(self, block: Any, num_patches: int, num_prefix_tokens: int) -> None:
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
         self.norm1, self.ls1, self.drop_path1 = block.norm1, block.ls1, block.drop_path1
@@ -120,13 +121,20 @@ class MaskedVisionTransformer(nn.Module):
         spec: Its spec.
     """
 
-    def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
+    vit: Any
+
+    def __init__(self, model: Any, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
         self.vit = model
         self.vit.blocks = nn.Sequential(
             *(MaskedBlock(b, spec.num_patches, spec.num_prefix_tokens) for b in model.blocks)
         )
+
+    @property
+    def blocks(self) -> list[MaskedBlock]:
+        """The masked blocks, in order."""
+        return [block for block in self.vit.blocks.children() if isinstance(block, MaskedBlock)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images (B, C, H, W): logits (B, classes)."""
@@ -144,7 +152,7 @@ class MaskedVisionTransformer(nn.Module):
 
     def masks(self) -> Scores:
         """The masks as they stand, detached copies."""
-        blocks = list(self.vit.blocks)
+        blocks = self.blocks
         return Scores(
             tokens=torch.stack([block.token_mask.detach() for block in blocks]),
             mhsa=torch.stack([block.attn.mask.detach() for block in blocks]),
@@ -171,7 +179,7 @@ class MaskedVisionTransformer(nn.Module):
         Returns:
             This model, changed in place.
         """
-        for i, block in enumerate(self.vit.blocks):
+        for i, block in enumerate(self.blocks):
             block.token_mask.fill_(1.0)
             _mark(block.kept, architecture.tokens[i])
             _mark(block.mlp.kept, architecture.units[i])
@@ -189,7 +197,7 @@ class MaskedVisionTransformer(nn.Module):
 
     def _pool(self, x: Tensor) -> Tensor:
         """timm's pooling over the tokens that are left: (B, N, D) to (B, D)."""
-        spec, block = self.spec, self.vit.blocks[-1]
+        spec, block = self.spec, self.blocks[-1]
         log_mask = block.log_token_mask()
         if not spec.pool_include_prefix:
             x, log_mask = x[:, spec.num_prefix_tokens :], log_mask[spec.num_prefix_tokens :]
@@ -228,9 +236,9 @@ def as_timm(model: nn.Module) -> nn.Module:
     Raises:
         UnsupportedModelError: If it is a subnetwork from which something was cut.
     """
-    architecture = architecture_of(model)
-    if architecture is None:
+    if getattr(model, "architecture", None) is None:
         return model
+    architecture = architecture_of(model)
     if not architecture.is_dense:
         raise UnsupportedModelError(
             "this model is a slimmed subnetwork; masks go on the dense model it was cut from"
@@ -246,7 +254,7 @@ def _mark(kept: Tensor, indices: tuple[int, ...]) -> None:
     kept[list(indices)] = 1.0
 
 
-def _masked_norm(norm: nn.Module, x: Tensor, kept: Tensor) -> Tensor:
+def _masked_norm(norm: Any, x: Tensor, kept: Tensor) -> Tensor:
     """A qk-norm with statistics over each head's kept dimensions: (B, H, N, d) to the same."""
     if isinstance(norm, nn.Identity) or bool(kept.all()):
         normed: Tensor = norm(x)

@@ -26,10 +26,10 @@ class Penalty:
 
 
 def penalty_of(masked: MaskedVisionTransformer, penalty: Penalty) -> Tensor:
-    """The weighted sum of the mean absolute masks: a scalar, independent of batch and processes."""
-    blocks = list(masked.vit.blocks)
+    """The weighted sum of the mean absolute masks: a scalar, whatever batch and processes."""
+    blocks = masked.blocks
     share = 1 / len(blocks)
-    total = masked.vit.head.weight.new_zeros(())
+    total = blocks[0].token_mask.new_zeros(())
     for block in blocks:
         total = total + share * (
             penalty.tokens * block.token_mask.abs().mean()

@@ -10,7 +10,6 @@ from slim.architecture import Architecture
 from slim.cost import count
 from slim.errors import SlimError
 from slim.files import check_tensors, naming, read_tensors, write_tensors
-from slim.spec import read_spec
 from slim.subnetwork import architecture_of, build_subnetwork, fill_subnetwork
 
 KIND = "vit-slim network"
@@ -30,7 +29,7 @@ def save(vit: nn.Module, folder: str | Path, about: dict[str, Any] | None = None
     Raises:
         UnsupportedModelError: If a dense model has a feature that is not covered.
     """
-    architecture = architecture_of(vit) or Architecture.dense(read_spec(vit))
+    architecture = architecture_of(vit)
     cost = count(architecture)
     header = {
         "architecture": architecture.to_json(),
@@ -73,7 +72,7 @@ def export_onnx(vit: nn.Module, path: str | Path) -> Path:
     """Export to ONNX with a dynamic batch, and check the file against onnxruntime.
 
     Args:
-        vit: A network that knows its `input_size` (C, H, W).
+        vit: A subnetwork, or a dense timm VisionTransformer.
         path: The file to write.
 
     Raises:
@@ -83,7 +82,8 @@ def export_onnx(vit: nn.Module, path: str | Path) -> Path:
 
     path = Path(path)
     device = next(vit.parameters()).device
-    images = torch.randn(2, *vit.input_size, device=device)
+    size = architecture_of(vit).spec.input_size
+    images = torch.randn(2, *size, device=device)
     vit.eval()
     program = torch.onnx.export(
         vit,
@@ -94,9 +94,10 @@ def export_onnx(vit: nn.Module, path: str | Path) -> Path:
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         verbose=False,
     )
+    assert program is not None  # only a verification dry run gives none
     program.save(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    three = torch.randn(3, *vit.input_size, device=device)
+    three = torch.randn(3, *size, device=device)
     with torch.no_grad():
         ours = vit(three).cpu()
     theirs = torch.from_numpy(session.run(None, {"images": three.cpu().numpy()})[0])

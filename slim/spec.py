@@ -169,11 +169,13 @@ def _checked(name: str, kind: Any, value: Any) -> Any:
         fits = isinstance(value, list | tuple) and len(value) == 2
         if fits and all(type(v) is int for v in value):
             return tuple(value)
-    elif kind is float and type(value) in (int, float) and 0 <= value <= 1:  # never NaN
-        return float(value)
+    elif kind is float:
+        if type(value) in (int, float) and 0 <= value <= 1:  # which NaN is not
+            return float(value)
     elif type(value) is kind:
         return value
-    raise FileFormatError(f"model spec field {name}={value!r} is not a {kind}")
+    expected = "a float from 0 to 1" if kind is float else f"a {kind}"
+    raise FileFormatError(f"model spec field {name}={str(value)[:99]!r} is not {expected}")
 
 
 def _check_ranges(spec: ModelSpec) -> None:
@@ -248,7 +250,7 @@ def _mlp_name(mlp: nn.Module) -> str:
     return "swiglu" if isinstance(mlp, SwiGLU) else "mlp"
 
 
-def _check_supported(model: nn.Module) -> None:
+def _check_supported(model: Any) -> None:
     """Name the first feature that stands in the way."""
     if type(model) not in (VisionTransformer, VisionTransformerDistilled):
         raise _refuse(f"the class {type(model).__name__} instead of timm's VisionTransformer")
@@ -275,7 +277,7 @@ def _check_supported(model: nn.Module) -> None:
             raise _refuse("gated attention")
 
 
-def read_spec(model: nn.Module) -> ModelSpec:
+def read_spec(model: Any) -> ModelSpec:
     """Read the spec off a dense timm model and check that it builds the same layout.
 
     Args:

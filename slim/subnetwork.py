@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import DropPath, LayerScale
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from slim.architecture import Architecture
 from slim.attention import SlimAttention
-from slim.spec import ACTIVATIONS, MLPS, NORMS, ModelSpec
+from slim.spec import ACTIVATIONS, MLPS, NORMS, ModelSpec, read_spec
 
 
 class ConstantBranch(nn.Module):
@@ -94,10 +95,16 @@ def build_subnetwork(architecture: Architecture) -> VisionTransformer:
     return vit
 
 
-def architecture_of(vit: nn.Module) -> Architecture | None:
-    """What a subnetwork keeps, with the classifier it has by now; None for any other model."""
+def architecture_of(vit: Any) -> Architecture:
+    """The architecture of a subnetwork or of a dense timm model, with the classifier it has now.
+
+    Raises:
+        UnsupportedModelError: If a dense model has a feature that is not covered.
+    """
     architecture: Architecture | None = getattr(vit, "architecture", None)
-    if architecture is None or architecture.spec.num_classes == vit.num_classes:
+    if architecture is None:
+        return Architecture.dense(read_spec(vit))
+    if architecture.spec.num_classes == vit.num_classes:
         return architecture
     return replace(architecture, spec=replace(architecture.spec, num_classes=vit.num_classes))
 

@@ -85,7 +85,7 @@ class Training:
             self.optimizer,
             sched=recipe.sched,
             num_epochs=recipe.epochs,
-            warmup_epochs=recipe.warmup_epochs,  # type: ignore[arg-type]
+            warmup_epochs=recipe.warmup_epochs,
             warmup_lr=recipe.lr / 100,
             step_on_epochs=False,
             updates_per_epoch=max(1, self.steps),
@@ -178,7 +178,7 @@ class Training:
                 "lower the learning rate"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()
         if self.recipe.clip_grad:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
@@ -213,7 +213,7 @@ def smooth_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     return hard * (1 - smoothing) + smoothing / num_classes
 
 
-def weight_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def weight_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     """timm's two groups: matrices with weight decay; norms, biases and embeddings without."""
     skip = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
     groups: list[dict[str, Any]] = param_groups_weight_decay(

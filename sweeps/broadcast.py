@@ -1,4 +1,4 @@
-"""Putting what every trial reads into Ray's object store: once, as numpy arrays, one copy a node."""
+"""Putting what every trial reads into Ray's object store: once, one copy on each node."""
 
 from dataclasses import dataclass
 from typing import Any

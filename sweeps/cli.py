@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import docstring_parser
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from sweeps.config import SweepConfig, flatten, from_dict
@@ -41,6 +42,8 @@ def parse(arguments: list[str]) -> Command:
     parser = make_parser()
     try:
         values = parser.parse_args(_normalised(arguments))
+        for path in values.config or []:
+            yaml.load(Path(str(path)).read_text(), _UniqueKeyLoader)
     except Exception as error:  # jsonargparse and yaml raise many kinds, all about the input
         raise InputError(_one_line(str(error))) from error
     config = _instantiate(parser, values)
@@ -52,11 +55,26 @@ def parse(arguments: list[str]) -> Command:
     return Command(absolute_paths(config), resume, given, values.dry_run)
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a mapping that names a key twice, where YAML would take the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def make_parser() -> ArgumentParser:
     """The parser; its options are the fields of `SweepConfig` and what to do with them."""
     parser = ArgumentParser(
         prog="run_sweep.py",
-        description="Search masks once, then slim, fine-tune and compare networks of many budgets.",
+        description="Search masks once, then slim, fine-tune and compare networks of any budget.",
         exit_on_error=False,
         allow_abbrev=False,
     )

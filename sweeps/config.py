@@ -1,7 +1,7 @@
 """Every value of an experiment, with its meaning and its default."""
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from jsonargparse.typing import (
     ClosedUnitInterval,
@@ -16,8 +16,12 @@ from slim.recipe import Recipe
 from slim.search import Penalty
 from slim.tasks import Augmentation
 
-Fraction = restricted_number_type("Fraction", float, [(">", 0), ("<=", 1)])
-Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)])
+if TYPE_CHECKING:
+    Fraction: TypeAlias = float
+    Share: TypeAlias = float
+else:
+    Fraction = restricted_number_type("Fraction", float, [(">", 0), ("<=", 1)])
+    Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)])
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,10 @@ def search_masks(
     )
     yield from training.resumable_epochs(state)
     accuracy = top1(training.evaluated, task, "val", preprocessing, device=device)
+    searched = training.evaluated
+    assert isinstance(searched, slim.MaskedVisionTransformer)
     slim.MaskCheckpoint.from_model(
-        training.evaluated,
+        searched,
         data=task.fingerprint() | {"preprocessing": preprocessing.to_json()},
         metrics={"val_top1": accuracy, "epochs": options.epochs},
     ).save(folder)

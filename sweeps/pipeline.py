@@ -12,6 +12,7 @@ from torch import nn
 
 import slim
 from slim.evaluation import top1
+from slim.subnetwork import architecture_of
 from slim.tasks import Task, load_task
 from slim.training import Epoch
 from sweeps.broadcast import broadcast
@@ -67,13 +68,16 @@ def execute(command: Command) -> int:
     if command.resume and folder.recall("finished_trials") == config.trials:
         print(f"run {folder.name} is finished; its files are in {folder.path}")
         return DONE
-    with connect(config) as resources:
-        tracker = Tracker(config.tracking_uri)
+    if not command.resume:
+        folder = RunFolder.create(config, folder.name)
+    try:
+        with connect(config) as resources:
+            run = Run(config, folder, Tracker(config.tracking_uri), resources, task, transfers)
+            return run.to_end(_plan(config, task, transfers, model, resources.concurrency, False))
+    except InputError:
         if not command.resume:
-            folder = RunFolder.create(config, folder.name)
-        run = Run(config, folder, tracker, resources, task, transfers)
-        plan = _plan(config, task, transfers, model, resources.concurrency, probe=False)
-        return run.to_end(plan)
+            folder.discard()  # nothing was begun
+        raise
 
 
 class Run:
@@ -238,7 +242,7 @@ class Run:
             run = runs[key] if key != "dense" else self.folder.recall("dense_run")
             self.tracker.metrics(run, {"test_top1": known[key]}, step=self.config.finetune.epochs)
         if "dense" in missing:
-            cost = slim.count(slim.load(self.folder.dense).architecture)
+            cost = slim.count(architecture_of(slim.load(self.folder.dense)))
             figures = {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6}
             self.tracker.metrics(self.folder.recall("dense_run"), figures)
         return [replace(row, test_top1=known.get(str(row.trial))) for row in study.rows()]
@@ -256,6 +260,8 @@ class Run:
         )
         rows = [done[0] for job in jobs if (done := finished_transfer(job, results))]
         todo = [job for job in jobs if not finished_transfer(job, results)]
+        if todo:
+            self.progress.begin("transfer")
         references = {task.name: ray.put(task) for task in self.transfers}
         arguments = [(job, references[job.task], config, results) for job in todo]
         most, resources = self.resources.concurrency, self.resources.trial
@@ -267,10 +273,9 @@ class Run:
             rows.append(result[0])
             log_transfer(self.tracker, *result)
             same = [other for other in jobs if other.task == job.task]
-            done = sum(row.task == job.task for row in rows)
-            detail = f"{job.trial}: test top-1 {result[0].test_top1:.2f} %, {done}/{len(same)}"
-            self.progress.stage = f"transfer {job.task}"
-            self.progress.advance(f"transfer {job.task}", done / len(same), detail)
+            ended = sum(row.task == job.task for row in rows)
+            detail = f"{job.trial}: test top-1 {result[0].test_top1:.2f} %, {ended}/{len(same)}"
+            self.progress.advance(f"transfer {job.task}", ended / len(same), detail)
         order = {(job.task, job.trial, job.seed): i for i, job in enumerate(jobs)}
         rows.sort(key=lambda row: order[row.task, row.trial, row.seed])
         write_table(folder.path / "transfer.csv", TransferRow, rows)

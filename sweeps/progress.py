@@ -160,18 +160,20 @@ def print_end(
 
 def front_table(front: Sequence[TrialRow], dense_gmacs: float) -> Table:
     """The front for the end of a run, cheapest first."""
-    table = Table(title="Pareto front", title_justify="left", title_style="bold")
+    table = Table(
+        title="Pareto front (top-1 on val and test)", title_justify="left", title_style="bold"
+    )
     for name in ("trial", "tokens", "MHSA", "MLP", "GMACs", "of dense", "params M"):
-        table.add_column(name, justify="right")
-    table.add_column("val top-1 %", justify="right")
-    table.add_column("test top-1 %", justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("val %", justify="right", no_wrap=True)
+    table.add_column("test %", justify="right", no_wrap=True)
     for row in front:
         table.add_row(
             str(row.trial),
             *(f"{share:.2f}" for share in (row.tokens, row.mhsa, row.mlp)),
-            f"{row.gmacs:.4g}",
+            f"{row.gmacs:.3g}",
             f"{row.gmacs / dense_gmacs:.0%}",
-            f"{row.params_m:.4g}",
+            f"{row.params_m:.3g}",
             f"{row.val_top1:.2f}",
             "" if row.test_top1 is None else f"{row.test_top1:.2f}",
         )

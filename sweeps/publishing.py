@@ -1,4 +1,4 @@
-"""What a run shows: figures and tables as artifacts of its MLflow run, notebook reports as HTML."""
+"""What a run shows: figures, tables and notebook reports, in its folder and in MLflow."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,6 +1,7 @@
 """What a run leaves on disk, and how far it came."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,10 @@ class RunFolder:
         if not folder.config_file.is_file():
             raise InputError(f"there is no run {name} in {storage}; check --resume and --storage")
         return folder
+
+    def discard(self) -> None:
+        """Remove a folder in which nothing was begun."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     @property
     def config_file(self) -> Path:

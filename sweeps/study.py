@@ -1,11 +1,11 @@
-"""The budget study: Optuna picks budgets, its journal in the run folder is the one truth on trials."""
+"""The budget study: Optuna picks budgets; its journal is the one truth on trials."""
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -99,7 +99,7 @@ class BudgetStudy:
     def _frozen(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)
 
-    def _distributions(self, number: int) -> dict[str, FloatDistribution]:
+    def _distributions(self, number: int) -> dict[str, BaseDistribution]:
         """The space; an enqueued budget may lie outside it."""
         lows = {
             "tokens": self.space.tokens_min,

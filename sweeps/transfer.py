@@ -11,6 +11,7 @@ import slim
 from slim.evaluation import top1
 from slim.files import write_text_atomic
 from slim.heads import with_new_head
+from slim.subnetwork import architecture_of
 from slim.tasks import EMBEDDED, Task, load_task
 from slim.tasks.catalog import fashion_mnist_is_present
 from slim.training import Training
@@ -92,7 +93,7 @@ def run_transfer(
     torch.manual_seed(seed)
     preprocessing = saved_preprocessing(job.model)
     vit = with_new_head(slim.load(job.model), task.num_classes)
-    cost = slim.count(vit.architecture)
+    cost = slim.count(architecture_of(vit))
     training = Training(vit, task, preprocessing, options.recipe(), seed=seed, device=device)
     epochs = list(training.epochs())
     test = top1(training.evaluated, task, "test", preprocessing, device=device)

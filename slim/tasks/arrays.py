@@ -147,7 +147,7 @@ class ArrayTask(Task):
 
 
 def _fit_images(images: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """Bring uint8 images (N, C, H, W) to (N, *size): channels repeated or averaged, then resized."""
+    """Bring uint8 images (N, C, H, W) to (N, *size): channels fitted, then resized."""
     channels, height, width = size
     if images.shape[1] != channels:
         images = images.float().mean(dim=1, keepdim=True).round().to(torch.uint8)

@@ -1,0 +1,144 @@
+"""Bad input ends with one line on stderr and exit code 2, before anything starts or is written."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+from PIL import Image
+
+import run_sweep
+import slim
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def assert_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], *expected: str
+) -> None:
+    assert run_sweep.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("run_sweep.py: ")
+    assert err.count("\n") == 1
+    for words in expected:
+        assert words in err
+    assert not Path("runs").exists() or not any(Path("runs").iterdir())
+    assert not Path("mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--foo", "1"], "--foo"),
+        (["--tria", "3"], "--tria"),
+        (["--search.ep", "3"], "--search.ep"),
+        (["--trials", "x"], "--trials"),
+        (["--trials", "2.5"], "--trials"),
+        (["--trials", "0"], "--trials"),
+        (["--trials", "-1"], "--trials"),
+        (["--concurrency", "0"], "--concurrency"),
+        (["--dense.epochs", "many"], "--dense.epochs"),
+        (["--finetune.lr", "0"], "--finetune.lr"),
+        (["--search.amp", "float8"], "--search.amp"),
+        (["--space.tokens_min", "0"], "--space.tokens_min"),
+        (["--space.mhsa_min", "1.2"], "--space.mhsa_min"),
+        (["--space.uniform", "[0.5, 1.5]"], "--space.uniform"),
+        (["--seed", "-3"], "--seed"),
+        (["--name", "a/b"], "'a/b'"),
+        (["--name", ".."], "'..'"),
+        (["--name", "a..b"], "'a..b'"),
+        (["--name", "a b"], "'a b'"),
+        (["--name", ""], "''"),
+        (["--resume", "never-ran"], "never-ran"),
+        (["--resume", "../other"], "'../other'"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+        (["--model", "vit_smal_patch16_224"], "vit_small_patch16_224"),
+        (["--model", "./no-such-folder"], "no-such-folder"),
+        (["--model", "resnet18", "--dense.epochs", "1"], "ResNet"),
+        (["--model", "vit_tiny_patch16_224"], "1000 classes"),
+        (["--model", "vit_tiny_patch16_224", "--weights", "none.pt"], "none.pt"),
+        (["--model", "vit_tiny_patch16_224", "--no-pretrained"], "--no-pretrained"),
+        (["--vit.patch_size", "5"], "--vit.patch_size"),
+        (["--tasks", "digits,nope"], "'nope'"),
+        (["--data", "nope"], "'nope'"),
+        (["--data", "./missing"], "missing"),
+        (["--finetune.batch_size", "100000"], "--finetune.batch_size"),
+        (["--cluster", "nonsense"], "'nonsense'"),
+        (["--cluster", "127.0.0.1:1"], "127.0.0.1:1"),
+        (["--tracking-uri", "sqlite:////dev/null/x.db"], "--tracking-uri"),
+        (["--cpus-per-trial", "4096"], "--cpus-per-trial"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_values_are_refused_in_one_line(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(arguments, capsys, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("trails: 3\n", "trails"),
+        ("search:\n  epoch: 3\n", "epoch"),
+        ("name: !!python/object/apply:os.mkdir [pwned]\n", "python"),
+        ("trials: [1\n", "line"),
+        ("- 1\n- 2\n", "config"),
+        ("trials: 3\ntrials: 4\n", "trials"),
+    ],
+)
+def test_bad_yaml_is_refused(text: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.yaml").write_text(text)
+    assert_refused(["--config", "bad.yaml"], capsys, expected)
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize(("num_classes", "in_chans"), [(7, 1), (10, 3)])
+def test_a_saved_model_that_does_not_fit_the_data_is_refused(
+    num_classes: int, in_chans: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, depth=1, num_classes=num_classes, in_chans=in_chans
+    )
+    slim.save(vit, "saved")
+    assert_refused(["--model", "./saved"], capsys, "saved", "mnist")
+
+
+def test_a_folder_with_one_class_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(Path("images/cat"), 12)
+    assert_refused(["--data", "./images"], capsys, "1 class", "cat")
+
+
+def test_a_folder_without_images_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("images/cat").mkdir(parents=True)
+    assert_refused(["--data", "./images"], capsys, "no images")
+
+
+def test_a_name_that_exists_is_refused_and_left_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("runs/first").mkdir(parents=True)
+    Path("runs/first/trials.csv").write_text("mine")
+    assert run_sweep.main(["--name", "first"]) == 2
+    err = capsys.readouterr().err
+    assert "--resume first" in err
+    assert err.count("\n") == 1
+    assert [p.name for p in Path("runs/first").iterdir()] == ["trials.csv"]
+    assert Path("runs/first/trials.csv").read_text() == "mine"
+
+
+def test_a_storage_that_cannot_be_written_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    assert_refused(["--storage", "file/below"], capsys, "--storage")
+
+
+def write_images(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (count, 16, 16, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{number}.png")

@@ -1,0 +1,227 @@
+"""What a whole run leaves on disk, in MLflow and in Optuna is complete and says the same."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import torch
+import yaml
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import run_sweep
+import slim
+from slim.evaluation import top1
+from slim.tasks import Preprocessing, load_task
+from tests.sweeps.conftest import SMALL, FinishedSweep
+
+FIGURES = ["gmacs", "params_m", "val_top1", "test_top1", "epochs", "seconds"]
+
+
+def children(sweep: FinishedSweep, kind: str) -> list[Run]:
+    client = MlflowClient(sweep.tracking_uri)
+    experiment = client.get_experiment_by_name("vit-slim")
+    parent = parent_run(sweep).info.run_id
+    query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.kind = '{kind}'"
+    return list(client.search_runs([experiment.experiment_id], query))
+
+
+def parent_run(sweep: FinishedSweep) -> Run:
+    client = MlflowClient(sweep.tracking_uri)
+    experiment = client.get_experiment_by_name("vit-slim")
+    (run,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")
+    return run
+
+
+def test_the_folder_has_every_file_of_the_contract(sweep: FinishedSweep) -> None:
+    names = {path.name for path in sweep.folder.iterdir()}
+    assert names >= {"config.yaml", "search", "trials.csv", "front.csv", "front.html"}
+    assert names >= {"transfer.csv", "models", "reports"}
+    assert len(list((sweep.folder / "reports").glob("*.html"))) >= 3
+    models = sorted(int(path.name) for path in (sweep.folder / "models").iterdir())
+    assert models == [0, 1, 2, 3]
+
+
+def test_every_trial_is_complete_and_the_first_budgets_are_the_planned_ones(
+    sweep: FinishedSweep,
+) -> None:
+    trials = sweep.trials
+    assert list(trials.columns) == [
+        *("trial", "state", "tokens", "mhsa", "mlp", "gmacs", "params_m", "val_top1"),
+        *("test_top1", "epochs", "seconds"),
+    ]
+    assert trials["trial"].tolist() == [0, 1, 2, 3]
+    assert (trials["state"] == "COMPLETE").all()
+    assert trials.loc[0, ["tokens", "mhsa", "mlp"]].tolist() == [1, 1, 1]
+    assert trials.loc[1, ["tokens", "mhsa", "mlp"]].tolist() == [0.5, 0.5, 0.5]
+    assert not trials.isna().any().any()
+
+
+def test_the_front_is_the_non_dominated_trials(sweep: FinishedSweep) -> None:
+    trials, front = sweep.trials, pd.read_csv(sweep.folder / "front.csv")
+    for _, row in trials.iterrows():
+        better = (trials["val_top1"] >= row["val_top1"]) & (trials["gmacs"] <= row["gmacs"])
+        strictly = (trials["val_top1"] > row["val_top1"]) | (trials["gmacs"] < row["gmacs"])
+        on_front = row["trial"] in front["trial"].tolist()
+        assert on_front == (not (better & strictly).any())
+
+
+def test_each_saved_network_is_what_its_row_says(sweep: FinishedSweep) -> None:
+    task = load_task("digits")
+    for _, row in sweep.trials.iterrows():
+        folder = sweep.folder / "models" / str(int(row["trial"]))
+        vit = slim.load(folder)
+        about = json.loads((folder / "config.json").read_text())["about"]
+        preprocessing = Preprocessing.from_json(about["preprocessing"])
+        assert top1(vit, task, "val", preprocessing) == row["val_top1"]
+        assert top1(vit, task, "test", preprocessing) == row["test_top1"]
+        assert sum(p.numel() for p in vit.parameters()) / 1e6 == row["params_m"]
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            vit(torch.zeros(1, *vit.input_size))
+        assert counter.get_total_flops() / 2 / 1e9 == row["gmacs"]
+
+
+def test_a_saved_network_loads_in_a_fresh_process_without_the_sweep(sweep: FinishedSweep) -> None:
+    program = (
+        "import slim, sys, torch; vit = slim.load(sys.argv[1]);"
+        "print(tuple(vit(torch.zeros(2, *vit.input_size)).shape));"
+        "assert not {'ray', 'optuna', 'mlflow'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", program, str(sweep.folder / "models" / "1")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(2, 10)"
+
+
+def test_mlflow_says_what_the_tables_say(sweep: FinishedSweep) -> None:
+    trials = sweep.trials.set_index("trial")
+    front = set(pd.read_csv(sweep.folder / "front.csv")["trial"])
+    runs = children(sweep, "trial")
+    assert sorted(int(run.data.tags["trial"]) for run in runs) == trials.index.tolist()
+    for run in runs:
+        number = int(run.data.tags["trial"])
+        row = trials.loc[number]
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["state"] == row["state"]
+        assert (run.data.tags["front"] == "true") == (number in front)
+        for name in FIGURES:
+            assert run.data.metrics[name] == row[name], (number, name)
+        for name in ("tokens", "mhsa", "mlp"):
+            assert float(run.data.params[name]) == row[name]
+
+
+def test_mlflow_holds_the_epochs_the_network_and_the_architecture(sweep: FinishedSweep) -> None:
+    client = MlflowClient(sweep.tracking_uri)
+    for run in children(sweep, "trial"):
+        curve = client.get_metric_history(run.info.run_id, "val_top1")
+        assert [point.step for point in curve] == [0, 1]
+        names = {item.path for item in client.list_artifacts(run.info.run_id)}
+        assert names == {"architecture.json", "model"}
+        files = {item.path for item in client.list_artifacts(run.info.run_id, "model")}
+        assert files == {"model/model.safetensors", "model/config.json"}
+
+
+def test_the_parent_run_holds_values_figures_tables_and_reports(sweep: FinishedSweep) -> None:
+    run = parent_run(sweep)
+    assert run.info.run_name == "small"
+    assert run.info.status == "FINISHED"
+    assert run.data.params["finetune.epochs"] == "1"
+    assert run.data.tags["version.torch"] == torch.__version__.partition("+")[0]
+    client = MlflowClient(sweep.tracking_uri)
+    names = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert names >= {"front.html", "hypervolume.html", "structure.html", "reports"}
+    assert names >= {"trials.csv", "front.csv", "transfer.csv"}
+    for kind in ("dense", "search"):
+        (stage,) = children(sweep, kind)
+        assert stage.info.status == "FINISHED"
+        assert stage.data.metrics["val_top1"] > 0
+
+
+def test_optuna_says_what_the_tables_say(sweep: FinishedSweep) -> None:
+    journal = JournalFileBackend(str(sweep.folder / "state" / "study.journal"))
+    study = optuna.load_study(study_name="budgets", storage=JournalStorage(journal))
+    trials = sweep.trials
+    assert [trial.state.name for trial in study.trials] == trials["state"].tolist()
+    for trial, (_, row) in zip(study.trials, trials.iterrows(), strict=True):
+        assert trial.values == [row["val_top1"], row["gmacs"]]
+        assert trial.params == {name: row[name] for name in ("tokens", "mhsa", "mlp")}
+
+
+def test_transfer_has_a_row_for_the_dense_model_and_each_network_of_the_front(
+    sweep: FinishedSweep,
+) -> None:
+    transfer = pd.read_csv(sweep.folder / "transfer.csv", dtype={"trial": str})
+    front = pd.read_csv(sweep.folder / "front.csv")["trial"].astype(str).tolist()
+    assert transfer["trial"].tolist() == ["dense", *front]
+    assert set(transfer["task"]) == {"mnist"}
+    assert transfer["test_top1"].between(0, 100).all()
+    runs = {run.data.params["trial"]: run for run in children(sweep, "transfer")}
+    for _, row in transfer.iterrows():
+        for name in ("gmacs", "params_m", "val_top1", "test_top1"):
+            assert runs[row["trial"]].data.metrics[name] == row[name]
+
+
+def test_the_budget_asked_is_the_budget_kept(sweep: FinishedSweep) -> None:
+    checkpoint = slim.MaskCheckpoint.load(sweep.folder / "search")
+    for _, row in sweep.trials.iterrows():
+        budget = slim.Budget(row["tokens"], row["mhsa"], row["mlp"])
+        architecture = checkpoint.select(budget)
+        assert slim.count(architecture).macs / 1e9 == row["gmacs"]
+        assert slim.load(sweep.folder / "models" / str(int(row["trial"]))).architecture == (
+            architecture
+        )
+
+
+def test_the_configuration_is_enough_to_run_it_again(sweep: FinishedSweep) -> None:
+    values = yaml.safe_load((sweep.folder / "config.yaml").read_text())
+    assert values["name"] == "small"
+    assert Path(values["storage"]).is_absolute()
+    assert values["vit"]["embed_dim"] == 32
+
+
+def test_the_terminal_shows_stages_front_and_the_mlflow_line(sweep: FinishedSweep) -> None:
+    for words in ("dense: epoch 4/4", "search: epoch 1/1", "sweep: trial", "left"):
+        assert words in sweep.output
+    assert "Pareto front" in sweep.output
+    assert f"mlflow ui --backend-store-uri {sweep.tracking_uri}" in sweep.output
+    assert "Traceback" not in sweep.output
+    assert "WARNING" not in sweep.output
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    sweep: FinishedSweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(sweep.cwd)
+    before = (sweep.folder / "trials.csv").read_bytes()
+    assert run_sweep.main(["--resume", "small"]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert (sweep.folder / "trials.csv").read_bytes() == before
+
+
+def test_resuming_with_other_values_is_refused(
+    sweep: FinishedSweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(sweep.cwd)
+    assert run_sweep.main(["--resume", "small", "--finetune.epochs", "2"]) == 2
+    assert "finetune.epochs was 1, is 2" in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_sweep.main([*SMALL, "--trials", "3", "--dry-run=json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [b["trial"] for b in plan["budgets"]] == [0, 1]
+    assert plan["budgets"][0]["gmacs"] == plan["dense_gmacs"]
+    assert plan["seconds"] > 0
+    assert list(tmp_path.iterdir()) == []
+    assert run_sweep.main([*SMALL, "--trials", "3", "--dry-run"]) == 0
+    assert "3 trials" in capsys.readouterr().out
