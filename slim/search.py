@@ -15,6 +15,11 @@ from slim.training import Objective, Training, cross_entropy, weight_groups
 class Penalty:
     """Weights of the l1 penalties, each on the mean mask of its dimension.
 
+    Args:
+        tokens: Weight on the mean token mask.
+        mhsa: Weight on the mean MHSA mask.
+        mlp: Weight on the mean MLP mask.
+
     The paper's weights 1e-4, 2e-4 and 5e-5 on the sums over DeiT-S's 2,352 tokens, 4,608 MHSA
     dimensions and 18,432 MLP units are 0.24, 0.92 and 0.92 here; on the mean they carry over to
     models of other sizes.

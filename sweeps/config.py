@@ -31,10 +31,10 @@ class VitConfig:
     Args:
         img_size: Pixels of a side; images are resized to it.
         patch_size: Pixels of a patch's side.
-        embed_dim: Width.
-        depth: Blocks.
-        num_heads: Heads per block.
-        mlp_ratio: MLP units per width.
+        embed_dim: Width of a token.
+        depth: Number of blocks.
+        num_heads: Attention heads per block.
+        mlp_ratio: MLP units per width of a token.
         class_token: Pool by a CLS token instead of the average of the patches.
     """
 
@@ -65,7 +65,7 @@ class TrainConfig:
         clip_grad: Largest gradient norm, 0 for no limit.
         ema_decay: Of the weight average that is evaluated and kept, 0 for none.
         drop_path: Stochastic depth of the last block.
-        amp: Autocast type.
+        amp: Type of autocast; `none` computes in float32.
         affine: Small random rotations, shifts, scales and shears of each image.
         hflip: Probability of a horizontal flip.
         auto_augment: timm's policy string, for image folders.
@@ -124,7 +124,7 @@ class SearchConfig(TrainConfig):
         mask_lr: Learning rate of the masks.
         penalty: Weights of the l1 penalties, each on the mean mask of its dimension.
         distillation: Share of the loss that follows the dense model's soft outputs.
-        temperature: Of the soft outputs.
+        temperature: Divides the logits before the soft outputs.
     """
 
     epochs: PositiveInt = 5
@@ -143,7 +143,7 @@ class FinetuneConfig(TrainConfig):
 
     Args:
         distillation: Share of the loss that follows the dense model's soft outputs.
-        temperature: Of the soft outputs.
+        temperature: Divides the logits before the soft outputs.
     """
 
     epochs: PositiveInt = 3

@@ -1,0 +1,71 @@
+"""Configurations are read whole, and every value is reachable from the command line."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from slim.recipe import Recipe
+from slim.tasks import Augmentation
+from sweeps.cli import make_parser, parse
+from sweeps.config import SweepConfig, TrainConfig, flatten, from_dict
+from tests.sweeps.conftest import ROOT
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_configuration_is_accepted(path: Path) -> None:
+    config = parse(["--config", str(path), "--data", "digits"]).config
+    assert config.finetune.recipe().epochs == config.finetune.epochs
+
+
+def test_the_command_line_overrides_the_yaml_which_overrides_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text("trials: 5\nsearch: {epochs: 7, penalty: {mlp: 0.5}}\n")
+    arguments = ["--config", str(path), "--search.epochs", "9", "--tracking-uri", "http://h:1"]
+    config = parse(arguments).config
+    assert config.trials == 5
+    assert config.search.epochs == 9
+    assert config.search.penalty.mlp == 0.5
+    assert config.search.penalty.mhsa == SweepConfig().search.penalty.mhsa
+    assert config.tracking_uri == "http://h:1"
+
+
+def test_dashes_and_underscores_are_alike() -> None:
+    assert parse(["--tracking_uri", "http://h:1"]).config.tracking_uri == "http://h:1"
+    assert parse(["--search.mask-lr", "0.5"]).config.search.mask_lr == 0.5
+
+
+def test_paths_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = parse(["--data", "./images", "--model", "saved/net", "--storage", "out"]).config
+    assert config.data == str(tmp_path / "images")
+    assert config.model == str(tmp_path / "saved" / "net")
+    assert config.storage == str(tmp_path / "out")
+    assert config.tracking_uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    fashion = parse(["--data", "fashion-mnist:./idx"]).config
+    assert fashion.data == f"fashion-mnist:{tmp_path / 'idx'}"
+
+
+def test_a_configuration_survives_json() -> None:
+    config = parse(["--trials", "3", "--space.uniform", "[0.5,0.25]", "--verbose"]).config
+    assert from_dict(SweepConfig, json.loads(json.dumps(config.to_dict()))) == config
+    assert config.verbose is True
+    assert type(config.trials) is int
+
+
+def test_help_explains_every_value(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = make_parser()
+    text = " ".join(parser.format_help().split())
+    for name in flatten(SweepConfig().to_dict()):
+        option = name if "." in name else name.replace("_", "-")
+        assert f"--{option} " in text, name
+        start = text.rindex(f"--{option} ")
+        meaning = text[start + len(option) + 3 :].partition("(type:")[0]
+        assert len(meaning.split()) >= 3, (name, meaning)
+
+
+def test_a_stage_can_set_every_field_of_a_recipe() -> None:
+    ours = {field.name for field in fields(TrainConfig)}
+    theirs = {field.name for field in (*fields(Recipe), *fields(Augmentation))}
+    assert ours == theirs - {"augmentation"}
