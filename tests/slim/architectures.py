@@ -1,0 +1,84 @@
+"""Architectures to test with: hypothesis draws them, and a few are named."""
+
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from slim import Architecture, ModelSpec
+
+Indices = tuple[int, ...]
+
+
+def subsets(of: Indices) -> st.SearchStrategy[Indices]:
+    """Any part of some indices; nothing and everything come often."""
+    some = st.integers(0, 2 ** len(of) - 1).map(
+        lambda bits: tuple(index for place, index in enumerate(of) if bits >> place & 1)
+    )
+    return st.one_of(st.just(()), some, some, st.just(of))
+
+
+@st.composite
+def architectures(draw: st.DrawFn, spec: ModelSpec) -> Architecture:
+    """Uneven heads, heads, MLPs and blocks pruned whole, tokens that nest, down to none."""
+    tokens, heads, units = [], [], []
+    entering = tuple(range(spec.num_patches))
+    for _ in range(spec.depth):
+        entering = draw(subsets(entering)) or (entering[:1] if spec.needs_patches else ())
+        gone = draw(st.sampled_from(["nothing", "nothing", "nothing", "attention", "block"]))
+        tokens.append(entering)
+        heads.append(draw(_heads(spec)) if gone == "nothing" else ((),) * spec.num_heads)
+        units.append(draw(subsets(tuple(range(spec.mlp_hidden)))) if gone != "block" else ())
+    return Architecture(spec, tuple(tokens), tuple(heads), tuple(units))
+
+
+def _heads(spec: ModelSpec) -> st.SearchStrategy[tuple[Indices, ...]]:
+    return st.tuples(*[subsets(tuple(range(spec.head_dim)))] * spec.num_heads)
+
+
+def without_head(spec: ModelSpec) -> Architecture:
+    """The middle head of the middle block is pruned whole."""
+    everything = Architecture.dense(spec)
+    heads = [list(block) for block in everything.heads]
+    heads[1][1] = ()
+    return replace(everything, heads=tuple(tuple(block) for block in heads))
+
+
+def without_mlp(spec: ModelSpec) -> Architecture:
+    """The MLP of the middle block is pruned whole."""
+    everything = Architecture.dense(spec)
+    return replace(everything, units=(everything.units[0], (), everything.units[2]))
+
+
+def without_block(spec: ModelSpec) -> Architecture:
+    """Attention and MLP of the middle block are pruned whole."""
+    everything = Architecture.dense(spec)
+    none = ((),) * spec.num_heads
+    return replace(without_mlp(spec), heads=(everything.heads[0], none, everything.heads[2]))
+
+
+def with_fewest_tokens(spec: ModelSpec) -> Architecture:
+    """Patch tokens leave one after the other, until none is left or the one that must stay."""
+    last = (0,) if spec.needs_patches else ()
+    tokens = (tuple(range(spec.num_patches)), (0, spec.num_patches - 1), last)
+    return replace(Architecture.dense(spec), tokens=tokens)
+
+
+def uneven(spec: ModelSpec) -> Architecture:
+    """Heads of three widths, every other unit, a token fewer in each block."""
+    last = spec.num_patches
+    return Architecture(
+        spec,
+        tokens=tuple(tuple(range(1, last - block)) for block in range(spec.depth)),
+        heads=(((0, 2), (1, 2, 3), (3,)),) * spec.depth,
+        units=(tuple(range(0, spec.mlp_hidden, 2)),) * spec.depth,
+    )
+
+
+NAMED = {
+    "dense": Architecture.dense,
+    "without_head": without_head,
+    "without_mlp": without_mlp,
+    "without_block": without_block,
+    "with_fewest_tokens": with_fewest_tokens,
+    "uneven": uneven,
+}

@@ -1,0 +1,212 @@
+"""Masks start as a change of nothing, and end as a removal."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slim import (
+    Architecture,
+    Budget,
+    MaskCheckpoint,
+    UnsupportedModelError,
+    attach_masks,
+    extract,
+    load,
+    save,
+)
+from slim.masks import SMALLEST_TOKEN_MASK
+from tests.slim.architectures import uneven
+from tests.slim.families import FAMILIES, checkpoint, dense, images, masked, plain, spec_of
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fresh_masks_do_not_change_the_function(family):
+    model = dense(family, dtype=torch.float64)
+    x = images(spec_of(family), torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(attach_masks(model)(x), model(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_given_model_is_left_untouched(family):
+    model = dense(family)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    layout = str(model)
+    fresh = attach_masks(model)
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.fill_(9.0)
+    assert str(model) == layout
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masks_are_named_so_and_everything_else_is_the_dense_model(family):
+    model = dense(family)
+    fresh = attach_masks(model)
+    masks = fresh.mask_parameters()
+    assert len(masks) == 3 * spec_of(family).depth
+    assert all("mask" in name for name in masks)
+    assert all(bool((mask == 1).all()) for mask in masks.values())
+    assert {name for name, _ in fresh.named_parameters() if "mask" in name} == masks.keys()
+    state = fresh.dense_state()
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[name], t) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_that_of_the_given_model(training):
+    assert attach_masks(dense("vit").train(training)).training is training
+
+
+def test_the_given_models_dropout_stays():
+    rates = {"drop_rate": 0.1, "attn_drop_rate": 0.2, "proj_drop_rate": 0.3, "drop_path_rate": 0.5}
+    fresh = attach_masks(plain(**rates)())
+    block = fresh.vit.blocks[-1]
+    assert fresh.vit.head_drop.p == 0.1
+    assert block.attn.attn_drop.p == 0.2
+    assert block.attn.proj_drop.p == block.mlp.dense.drop1.p == 0.3
+    assert block.drop_path1.drop_prob == block.drop_path2.drop_prob == 0.5
+
+
+def test_a_slimmed_subnetwork_is_refused():
+    source = checkpoint("vit")
+    with pytest.raises(UnsupportedModelError, match="slimmed subnetwork"):
+        attach_masks(extract(source, source.select(Budget(0.5, 0.5, 0.5))))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_loaded_dense_model_takes_masks(family, tmp_path):
+    model = dense(family)
+    loaded = load(save(model, tmp_path / "dense"))
+    x = images(spec_of(family))
+    with torch.no_grad():
+        torch.testing.assert_close(attach_masks(loaded)(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_loaded_dense_model_with_another_classifier_takes_masks(tmp_path):
+    loaded = load(save(dense("vit"), tmp_path / "dense"))
+    loaded.reset_classifier(2)
+    assert attach_masks(loaded).spec.num_classes == 2
+
+
+def attend(
+    attn: nn.Module, x: Tensor, dims: Tensor, tokens: Tensor, kept: Tensor | None = None
+) -> Tensor:
+    """Masked attention as the paper defines it, with the softmax written out."""
+    batch, count, width = x.shape
+    qkv = attn.qkv(x).view(batch, count, 3, attn.num_heads, attn.head_dim) * dims
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    weights = (q @ k.transpose(-2, -1) * attn.head_dim**-0.5).exp() * tokens
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    return attn.proj((weights @ v).transpose(1, 2).reshape(batch, count, width))
+
+
+def test_masks_scale_qkv_softmax_weights_and_units():
+    model = masked("vit", dtype=torch.float64)
+    original = dense("vit", dtype=torch.float64)
+    with torch.no_grad():
+        x = original._pos_embed(original.patch_embed(images(spec_of("vit"), torch.float64)))
+        ours = x
+        for soft, block in zip(model.vit.blocks, original.blocks, strict=True):
+            tokens = F.pad(soft.token_mask, (1, 0), value=1.0)
+            x = x + attend(block.attn, block.norm1(x), soft.attn.mask, tokens)
+            hidden = block.mlp.act(block.mlp.fc1(block.norm2(x))) * soft.mlp.mask
+            x = x + block.mlp.fc2(hidden)
+            ours = soft(ours)
+    torch.testing.assert_close(ours, x, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_mask_gets_a_finite_gradient(family):
+    model = masked(family)
+    with torch.no_grad():
+        for block in model.vit.blocks:
+            block.token_mask[0] = SMALLEST_TOKEN_MASK
+    model(images(model.spec)).square().sum().backward()
+    for mask in model.mask_parameters().values():
+        assert bool(mask.grad.isfinite().all())
+        assert bool((mask.grad != 0).any())
+
+
+def test_clamping_brings_masks_back_to_where_they_mean_something():
+    model = masked("vit")
+    with torch.no_grad():
+        for mask in model.mask_parameters().values():
+            mask[..., 0], mask[..., 1] = -3.0, 3.0
+    model.clamp_masks()
+    masks = model.masks()
+    assert float(masks.tokens.min()) == pytest.approx(SMALLEST_TOKEN_MASK)
+    assert float(masks.mhsa.min()) == float(masks.mlp.min()) == 0.0
+    assert all(float(part.max()) == 1.0 for part in (masks.tokens, masks.mhsa, masks.mlp))
+
+
+def test_hard_masks_keep_the_value_of_what_is_kept_and_set_kept_tokens_to_1():
+    model = masked("vit")
+    before = model.masks()
+    after = model.harden(uneven(model.spec)).masks()
+    assert torch.equal(after.mhsa, before.mhsa)
+    assert torch.equal(after.mlp, before.mlp)
+    assert bool((after.tokens == 1).all())
+
+
+@pytest.mark.parametrize(
+    ("gain", "dtype"), [(1e-3, torch.float64), (1.0, torch.bfloat16), (30.0, torch.float32)]
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nobody_sees_a_dropped_token_however_large_the_scores(family, gain, dtype):
+    model = masked(family)
+    spec = model.spec
+    first, *others = range(spec.num_patches)
+    hard = model.harden(
+        Architecture(
+            spec,
+            tokens=(tuple(others),) * spec.depth,
+            heads=Architecture.dense(spec).heads,
+            units=Architecture.dense(spec).units,
+        )
+    ).to(dtype)
+    x = images(spec, dtype)
+    changed = x.clone()
+    changed[:, :, : spec.patch_size[0], : spec.patch_size[1]] += 100.0  # the first patch
+    with torch.no_grad():
+        for block in hard.vit.blocks:
+            block.attn.qkv.weight.mul_(gain)
+        assert first == 0
+        assert torch.equal(hard(changed), hard(x))
+
+
+def test_a_dropped_token_is_masked_in_half_precision_too():
+    model = masked("vit").half().harden(uneven(spec_of("vit")))
+    log_mask = model.vit.blocks[0].log_token_mask()
+    assert log_mask[1].exp() == 0  # position 0 is dropped, CLS stands before it
+    assert log_mask[0].exp() == log_mask[2].exp() == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_soft_masks_train_under_bfloat16_autocast(family):
+    model = masked(family).train()
+    x = images(model.spec)
+    with torch.no_grad():
+        exact = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        close = model(x)
+    torch.testing.assert_close(close.float(), exact, rtol=0.1, atol=0.1)
+    close.float().square().sum().backward()
+    norms = [float(mask.grad.norm()) for mask in model.mask_parameters().values()]
+    assert all(math.isfinite(norm) for norm in norms)
+
+
+def test_what_the_checkpoint_takes_is_a_copy():
+    model = masked("vit")
+    taken = MaskCheckpoint.from_model(model)
+    before = taken.masks.mhsa.clone()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(taken.masks.mhsa, before)
+    assert bool((taken.weights["head.weight"] != 0).any())

@@ -1,0 +1,59 @@
+"""The layers of a subnetwork are timm's, with less in them."""
+
+import pytest
+import torch
+from timm.layers import DropPath
+
+from slim import Architecture, Budget, extract
+from slim.subnetwork import architecture_of, build_subnetwork, token_index
+from tests.slim.architectures import NAMED, uneven, without_block
+from tests.slim.families import FAMILIES, checkpoint, dense, spec_of
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_its_parameters_have_timms_names(family):
+    dense_names = spec_of(family).build().state_dict().keys()
+    assert build_subnetwork(uneven(spec_of(family))).state_dict().keys() == dense_names
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_fresh_weights_are_those_of_a_layout_that_extraction_fills(case):
+    source = checkpoint("deit3")
+    architecture = NAMED[case](source.spec)
+    fresh = build_subnetwork(architecture).state_dict()
+    cut = extract(source, architecture).state_dict()
+    assert {k: t.shape for k, t in fresh.items()} == {k: t.shape for k, t in cut.items()}
+
+
+def test_a_block_gathers_prefix_tokens_and_what_is_left_of_the_kept():
+    architecture = uneven(spec_of("deit_distilled"))  # keeps 1 to 5, then 1 to 4, then 1 to 3
+    assert token_index(architecture, 0).tolist() == [0, 1, 3, 4, 5, 6, 7]
+    assert token_index(architecture, 1).tolist() == [0, 1, 2, 3, 4, 5]
+    assert token_index(without_block(spec_of("vit")), 1) is None
+
+
+def test_stochastic_depth_drops_a_pruned_branch_for_whole_samples():
+    block = build_subnetwork(without_block(spec_of("vit"))).blocks[1].train()
+    with torch.no_grad():
+        block.attn.bias.fill_(1.0)
+        block.mlp.bias.fill_(1.0)
+    for path in (block.drop_path1, block.drop_path2):
+        assert isinstance(path, DropPath)
+        path.drop_prob = 0.5
+    torch.manual_seed(0)
+    out = block(torch.zeros(64, 7, 12))
+    assert torch.equal(out, out[:, :1, :1].expand_as(out))
+    assert set(out[:, 0, 0].tolist()) == {0.0, 2.0, 4.0}  # either, both or none, scaled by 1 / 0.5
+
+
+def test_its_architecture_follows_its_classifier():
+    source = checkpoint("vit")
+    vit = extract(source, source.select(Budget(0.5, 0.5, 0.5)))
+    assert architecture_of(vit) == vit.architecture
+    vit.reset_classifier(2)
+    assert architecture_of(vit).spec.num_classes == 2
+    assert architecture_of(vit).units == vit.architecture.units
+
+
+def test_the_architecture_of_a_dense_model_keeps_everything():
+    assert architecture_of(dense("vit")) == Architecture.dense(spec_of("vit"))
