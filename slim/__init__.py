@@ -15,6 +15,7 @@ from slim.errors import (
 from slim.extraction import extract
 from slim.masks import MaskedVisionTransformer, attach_masks
 from slim.ranking import Scores
+from slim.repair import repair
 from slim.serving import export_onnx, load, save
 from slim.spec import ModelSpec
 
@@ -37,5 +38,6 @@ __all__ = [
     "export_onnx",
     "extract",
     "load",
+    "repair",
     "save",
 ]

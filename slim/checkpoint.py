@@ -65,6 +65,14 @@ class MaskCheckpoint:
         """
         return select(self.spec, self.masks, budget)
 
+    def masked_model(self) -> MaskedVisionTransformer:
+        """The searched model with its soft masks, rebuilt, in eval mode; tensors are copied."""
+        dense = self.spec.build()
+        dense.load_state_dict(self.weights)
+        masked = MaskedVisionTransformer(dense, self.spec)
+        masked.set_masks(self.masks)
+        return masked.eval()
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Weights and masks as numpy arrays by name, not copied: what is broadcast."""
         return {name: tensor.numpy() for name, tensor in self._tensors().items()}

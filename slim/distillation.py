@@ -11,12 +11,12 @@ def distill_from(teacher: nn.Module, weight: float, temperature: float) -> Objec
     """Mix the classification loss with the divergence from a teacher's soft outputs.
 
     Args:
-        teacher: Evaluated without gradient on the same images.
+        teacher: Put in eval mode; evaluated without gradient on the same images.
         weight: Share of the divergence, 0 to 1; the rest is the classification loss.
         temperature: Both outputs are divided by it before the softmax (Hinton et al.,
             arXiv 1503.02531); the divergence is multiplied by its square.
     """
-    teacher = teacher.eval().requires_grad_(False)
+    teacher = teacher.eval()
 
     def objective(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         logits = model(images)

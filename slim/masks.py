@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -159,6 +160,14 @@ class MaskedVisionTransformer(nn.Module):
             mlp=torch.stack([block.mlp.mask.detach() for block in blocks]),
         )
 
+    @torch.no_grad()
+    def set_masks(self, masks: Scores) -> None:
+        """Give every mask a value; the shapes are those of `masks`."""
+        for i, block in enumerate(self.blocks):
+            block.token_mask.copy_(masks.tokens[i])
+            block.attn.mask.copy_(masks.mhsa[i])
+            block.mlp.mask.copy_(masks.mlp[i])
+
     def mask_parameters(self) -> dict[str, nn.Parameter]:
         """The mask parameters by name; every other parameter is a weight of the dense model."""
         return {name: p for name, p in self.named_parameters() if name.endswith("mask")}
@@ -230,23 +239,39 @@ def attach_masks(model: nn.Module) -> MaskedVisionTransformer:
     return MaskedVisionTransformer(copy.deepcopy(dense), spec).train(training)
 
 
-def as_timm(model: nn.Module) -> nn.Module:
-    """The model itself, or the plain timm model of the same function if it is a dense subnetwork.
+def as_timm(model: Any) -> nn.Module:
+    """A plain timm model of one image size that computes the model's function.
+
+    That is the model itself, but for a dense subnetwork that `slim.load` gave and for a model
+    with `dynamic_img_size`, which is fixed to the image size it was made for.
 
     Raises:
-        UnsupportedModelError: If it is a subnetwork from which something was cut.
+        UnsupportedModelError: If it is a subnetwork from which something was cut, or has a
+            feature that is not covered.
     """
+    given: nn.Module = model
     if getattr(model, "architecture", None) is None:
-        return model
+        return _rebuilt(read_spec(model), model) if _is_dynamic(model) else given
     architecture = architecture_of(model)
     if not architecture.is_dense:
         raise UnsupportedModelError(
             "this model is a slimmed subnetwork; masks go on the dense model it was cut from"
         )
+    return _rebuilt(architecture.spec, model)
+
+
+def _is_dynamic(model: Any) -> bool:
+    """Whether the model resamples its position embedding to any image size."""
+    return isinstance(model, VisionTransformer) and bool(model.dynamic_img_size)
+
+
+def _rebuilt(spec: ModelSpec, model: nn.Module) -> nn.Module:
+    """The spec's model around the given one's tensors."""
     with torch.device("meta"):
-        dense = architecture.spec.build()
+        dense = spec.build()
     dense.load_state_dict(model.state_dict(), assign=True, strict=True)
-    return dense.train(model.training)
+    rebuilt: nn.Module = dense.train(model.training)
+    return rebuilt
 
 
 def _mark(kept: Tensor, indices: tuple[int, ...]) -> None:

@@ -254,8 +254,8 @@ def _check_supported(model: Any) -> None:
     """Name the first feature that stands in the way."""
     if type(model) not in (VisionTransformer, VisionTransformerDistilled):
         raise _refuse(f"the class {type(model).__name__} instead of timm's VisionTransformer")
-    if model.dynamic_img_size:
-        raise _refuse("dynamic_img_size=True (token masks need fixed positions)")
+    if model.patch_embed.dynamic_img_pad:
+        raise _refuse("dynamic_img_pad=True (padded images)")
     if model.global_pool not in POOLINGS:
         raise _refuse(f"global_pool={model.global_pool!r}")
     if not isinstance(model.patch_drop, nn.Identity):

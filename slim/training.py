@@ -1,6 +1,7 @@
 """One training loop for every stage: dense, search, fine-tuning, transfer."""
 
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from timm.data import Mixup
 from timm.layers import DropPath, calculate_drop_path_rates
@@ -18,10 +20,13 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slim.errors import DivergenceError
+from slim.errors import DivergenceError, FileFormatError
 from slim.evaluation import top1
 from slim.recipe import Recipe
 from slim.tasks import Preprocessing, Task
+
+# What `torch.load` and `load_state_dict` raise on a file that is damaged or of something else.
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, TypeError, ValueError)
 
 # Maps (model, images, targets) to a scalar loss; targets are labels (B,) or soft (B, classes).
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -138,18 +143,30 @@ class Training:
         draft.replace(path)
 
     def load_state(self, path: Path) -> None:
-        """Go on from a state of the same model and recipe; read without running code."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.done = int(state["done"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
+        """Go on from a state of the same model and recipe; read without running code.
+
+        Raises:
+            FileFormatError: If the file is damaged, foreign or of another model or recipe.
+        """
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(state["ema"])
+            self.done = int(state["done"])
+        except UNREADABLE as error:
+            line = " ".join(str(error).split())[:200]
+            raise FileFormatError(
+                f"{path} is not a state of this training: {line}; remove it to train from the start"
+            ) from error
 
     def _train_epoch(self, epoch: int) -> float:
         """One pass over the train split; the mean loss."""
-        torch.manual_seed(hash((self.seed, epoch)) & 0x7FFFFFFF)
+        seed = hash((self.seed, epoch)) & 0x7FFFFFFF
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # timm's Mixup draws from it
         self.model.train()
         total, step = 0.0, 0
         batches = self.task.train_batches(
@@ -192,13 +209,13 @@ class Training:
 
     def _targets(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix images, and make labels soft where the recipe asks for it."""
-        if self.mixup is not None and len(images) % 2 == 0:
-            mixed: tuple[Tensor, Tensor] = self.mixup(images, labels)
-            return mixed
-        if self.recipe.label_smoothing:
-            return images, smooth_labels(
-                labels, self.task.num_classes, self.recipe.label_smoothing
-            )
+        classes, smoothing = self.task.num_classes, self.recipe.label_smoothing
+        if self.mixup is not None:
+            even = len(images) // 2 * 2  # timm takes pairs, and mixes them in place
+            _, soft = self.mixup(images[:even], labels[:even])
+            return images, torch.cat([soft, smooth_labels(labels[even:], classes, smoothing)])
+        if smoothing:
+            return images, smooth_labels(labels, classes, smoothing)
         return images, labels
 
     def _autocast(self) -> Any:
@@ -228,9 +245,8 @@ def set_drop_path(model: nn.Module, rate: float) -> None:
     if blocks is None:
         return
     for block, prob in zip(blocks, calculate_drop_path_rates(rate, len(blocks)), strict=True):
-        for path in (block.drop_path1, block.drop_path2):
-            if isinstance(path, DropPath):
-                path.drop_prob = prob
+        for name in ("drop_path1", "drop_path2"):  # timm has no DropPath where the rate was 0
+            setattr(block, name, DropPath(prob).train(block.training))
 
 
 def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:

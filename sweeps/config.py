@@ -139,18 +139,20 @@ class SearchConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class FinetuneConfig(TrainConfig):
-    """Fine-tuning of each subnetwork, distilled from the dense model.
+    """Repair and fine-tuning of each subnetwork, distilled from the dense model.
 
     Args:
+        repair_images: Training images for the closed-form repair before fine-tuning, 0 for none.
         distillation: Share of the loss that follows the dense model's soft outputs.
         temperature: Divides the logits before the soft outputs.
     """
 
-    epochs: PositiveInt = 3
-    lr: PositiveFloat = 1e-3
+    epochs: PositiveInt = 4
+    lr: PositiveFloat = 7e-4
     weight_decay: NonNegativeFloat = 0.02
     warmup_epochs: NonNegativeFloat = 0.2
-    distillation: ClosedUnitInterval = 0.7
+    repair_images: NonNegativeInt = 512
+    distillation: ClosedUnitInterval = 0.9
     temperature: PositiveFloat = 2.0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import timm
 import torch
 from timm.data import resolve_model_data_config
+from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -50,7 +51,7 @@ def make_dense(config: SweepConfig, task: Task, weights: bool = True) -> nn.Modu
         elif "/" in config.model and not config.model.startswith("hf-hub:"):
             raise InputError(f"model folder {config.model} does not exist; give a saved network")
         else:
-            model = _named(config, task, weights)
+            model = slim.masks.as_timm(_named(config, task, weights))
         read_spec(model)
     except slim.SlimError as error:
         raise InputError(f"model {config.model}: {error}") from error
@@ -139,22 +140,34 @@ def _named(config: SweepConfig, task: Task, weights: bool) -> nn.Module:
         raise InputError(f"weights file {config.weights} does not exist; check --weights")
     known = timm.get_pretrained_cfg(name)
     has_weights = config.weights is not None or (config.pretrained and known.has_weights)
-    if not dense_epochs(config):
-        _check_loadable(config, task, has_weights, known.num_classes)
-    overlay = {"file": config.weights} if config.weights else None
+    overlay = None
     try:
+        classes = known.num_classes
+        if config.weights is not None:
+            classes = _classes_of(config.weights) or task.num_classes
+            overlay = {"file": config.weights, "num_classes": classes}
+        if not dense_epochs(config):
+            _check_loadable(config, task, has_weights, classes)
         model: nn.Module = timm.create_model(
             name,
             pretrained=weights and has_weights,
             num_classes=task.num_classes,
             pretrained_cfg_overlay=overlay,
         )
+    except InputError:
+        raise
     except Exception as error:  # hub, network, file and architecture errors of many kinds
         line = " ".join(str(error).split())[:200]
         raise InputError(
             f"model {name} cannot be loaded: {line}; give its weights by --weights FILE"
         ) from error
     return model
+
+
+def _classes_of(weights: str) -> int | None:
+    """How many classes the head in a file of weights has; None if it has no head."""
+    state = load_state_dict(weights, weights_only=True)
+    return len(state["head.weight"]) if "head.weight" in state else None
 
 
 def _check_loadable(config: SweepConfig, task: Task, has_weights: bool, classes: int) -> None:
@@ -164,7 +177,7 @@ def _check_loadable(config: SweepConfig, task: Task, has_weights: bool, classes:
             f"model {config.model} has no pretrained weights to load; give --weights FILE, or "
             "--dense.epochs to train it"
         )
-    if config.weights is None and classes != task.num_classes:
+    if classes != task.num_classes:
         raise InputError(
             f"model {config.model} has {classes} classes but data {task.name} has "
             f"{task.num_classes}; give --dense.epochs to train a new head on it"

@@ -197,11 +197,7 @@ class Run:
         recorder = Recorder(
             study, self.tracker, folder, checkpoint, config.finetune.epochs, self._watch(study)
         )
-        try:
-            sweep_budgets(job, study, recorder, self.resources, folder, config.verbose)
-        except (InterruptedRun, KeyboardInterrupt):
-            recorder.leave_unfinished()
-            raise
+        sweep_budgets(job, study, recorder, self.resources, folder, config.verbose)
         return study
 
     def _watch(self, study: BudgetStudy) -> Callable[[str, int, dict[str, Any]], None]:

@@ -14,7 +14,7 @@ from sweeps.front import pareto_front
 from sweeps.run_folder import RunFolder
 from sweeps.study import BudgetStudy
 from sweeps.tracking import FAILED as RUN_FAILED
-from sweeps.tracking import FINISHED, KILLED, Tracker, changed_tags
+from sweeps.tracking import FINISHED, Tracker, changed_tags
 from sweeps.trials import COMPLETE, FAILED, TrialRow, write_table
 
 COLUMNS = ("gmacs", "params_m", "val_top1", "epochs", "seconds")
@@ -106,13 +106,6 @@ class Recorder(tune.Callback):
     ) -> None:
         """Close a trial that raised."""
         self._close(trial, FAILED, _reason(trial))
-
-    def leave_unfinished(self) -> None:
-        """Mark the runs of interrupted trials; a resumed sweep takes them up again."""
-        finished = {row.trial for row in self.study.rows()}
-        for number, run in self.runs.items():
-            if number not in finished:
-                self.tracker.finish(run, KILLED)
 
     def _close(self, trial: Trial, state: str, reason: str) -> None:
         row = self._row(trial, state)

@@ -95,7 +95,13 @@ class Tracker:
         self.client.set_terminated(run, status)
 
     def finish_parent(self, status: str = FINISHED) -> None:
-        """End the sweep's run."""
+        """End the sweep's run; children that still run end as KILLED, to be taken up again."""
+        query = (
+            f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.parent}' and attributes.status = 'RUNNING'"
+        )
+        while running := self.client.search_runs([self.experiment], query):
+            for run in running:
+                self.finish(run.info.run_id, KILLED)
         self.finish(self.parent, status)
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:

@@ -1,5 +1,7 @@
-"""One trial on a worker: a budget, selected, extracted, fine-tuned, evaluated and saved."""
+"""One trial on a worker: a budget, selected, extracted, repaired, fine-tuned and saved."""
 
+import itertools
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +11,12 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from torch import nn
 
 import slim
 from slim.distillation import distill_from
 from slim.evaluation import top1
+from slim.tasks import Task
 from slim.training import Objective, Training, cross_entropy
 from sweeps.broadcast import Broadcast, receive_checkpoint, receive_teacher
 from sweeps.config import SweepConfig
@@ -49,7 +53,7 @@ def run_trial(proposal: dict[str, Any], job: TrialJob) -> None:
 
 
 def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, Any]]:
-    """Train one budget; yields the row's figures after extraction and after each epoch."""
+    """Train one budget; yields the row's figures after repair and after each epoch."""
     started = time.monotonic()
     number = int(proposal["number"])
     budget = slim.Budget(*(float(proposal[name]) for name in ("tokens", "mhsa", "mlp")))
@@ -61,11 +65,12 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     figures = {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6}
     torch.manual_seed(job.config.seed)
     vit = slim.extract(checkpoint, architecture).to(device)
+    teacher = receive_teacher(shared).to(device)
+    repair_by_images(vit, teacher, task, job)
     untrained = top1(vit, task, "val", shared.preprocessing, device=device)
     yield figures | _progress(0, untrained, started)
     objective: Objective = cross_entropy
     if options.distillation:
-        teacher = receive_teacher(shared).to(device)
         objective = distill_from(teacher, options.distillation, options.temperature)
     training = Training(
         vit,
@@ -93,6 +98,22 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     }
     slim.save(training.evaluated, job.models / str(number), about)
     yield figures | _progress(options.epochs, accuracy, started)
+
+
+def repair_by_images(vit: nn.Module, teacher: nn.Module, task: Task, job: TrialJob) -> None:
+    """Repair a fresh subnetwork towards the dense model, on as many training images as asked."""
+    options = job.config.finetune
+    batches = task.train_batches(
+        job.shared.preprocessing,
+        options.recipe().augmentation,
+        options.batch_size,
+        seed=job.config.seed,
+        epoch=0,
+    )
+    count = math.ceil(options.repair_images / options.batch_size)
+    images = [batch for batch, _ in itertools.islice(batches, count)]
+    if images:
+        slim.repair(vit, teacher, images)
 
 
 def _progress(epochs: int, accuracy: float, started: float) -> dict[str, Any]:

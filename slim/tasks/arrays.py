@@ -46,14 +46,14 @@ class ArrayTask(Task):
         self._resized: dict[tuple[int, int, int], Tensor] = {}
         if len(classes) < 2:
             raise TaskError(f"data {name} has {len(classes)} class, a task needs two or more")
+        for split in SPLITS:
+            if not len(splits[split]):
+                raise TaskError(f"data {name} has no image in its {split} split")
         if labels.min() < 0 or labels.max() >= len(classes):
             raise TaskError(
                 f"data {name} has labels {labels.min()} to {labels.max()}, "
                 f"expected 0 to {len(classes) - 1}"
             )
-        for split in SPLITS:
-            if not len(splits[split]):
-                raise TaskError(f"data {name} has no image in its {split} split")
 
     @classmethod
     def stratified(
@@ -108,10 +108,11 @@ class ArrayTask(Task):
         Raises:
             TaskError: If the augmentation needs an image folder, or no batch can be filled.
         """
-        if augmentation.auto_augment or augmentation.color_jitter or augmentation.random_erasing:
+        in_memory = Augmentation(affine=augmentation.affine, hflip=augmentation.hflip)
+        if augmentation != in_memory:
             raise TaskError(
-                f"data {self.name} lies in memory; auto_augment, color_jitter and random_erasing "
-                "need an image folder"
+                f"data {self.name} lies in memory; auto_augment, color_jitter, random_erasing and "
+                "crop_scale need an image folder"
             )
         steps = self.steps_per_epoch(batch_size, world_size)
         if not steps:
@@ -135,7 +136,7 @@ class ArrayTask(Task):
         """See `Task.eval_batches`."""
         images, labels = self._tensors(preprocessing)
         mean, std = _channel_tensors(preprocessing)
-        for chosen in torch.from_numpy(self.splits[split]).split(batch_size):
+        for chosen in torch.from_numpy(self.splits[split].copy()).split(batch_size):
             yield (images[chosen].float() / 255 - mean) / std, labels[chosen]
 
     def _tensors(self, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:

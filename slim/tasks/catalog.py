@@ -1,6 +1,8 @@
 """Finding a task by the name a user gives."""
 
 import gzip
+import math
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def load_task(name: str) -> Task:
         return EMBEDDED[kind]()
     if kind == "fashion-mnist":
         return _fashion_mnist(name, Path(where) if where else FASHION_FOLDER)
-    if "/" in name or name.startswith((".", "~")) or Path(name).is_dir():
+    if name and ("/" in name or name.startswith((".", "~")) or Path(name).is_dir()):
         return FolderTask(name, Path(name).expanduser())
     known = ", ".join([*EMBEDDED, "fashion-mnist[:FOLDER]"])
     raise TaskError(f"unknown data {name!r}; give one of {known}, or the path of an image folder")
@@ -78,10 +80,18 @@ def _fashion_mnist(name: str, folder: Path) -> Task:
     images = _read_idx(folder / "train-images-idx3-ubyte.gz", dimensions=3)
     labels = _read_idx(folder / "train-labels-idx1-ubyte.gz", dimensions=1).astype(np.int64)
     if len(images) != len(labels) or images.shape[1:] != (28, 28):
-        raise TaskError(f"{folder} does not hold Fashion-MNIST: {len(images)} images")
+        raise TaskError(
+            f"{folder} does not hold Fashion-MNIST: {len(images)} images of "
+            f"{images.shape[1]} x {images.shape[2]} and {len(labels)} labels, expected a label "
+            "for each image of 28 x 28"
+        )
     per_class = FASHION_IMAGES // len(FASHION_CLASSES)
     chosen = [np.flatnonzero(labels == label)[:per_class] for label in range(10)]
     index = np.sort(np.concatenate(chosen))
+    if len(index) != FASHION_IMAGES:
+        raise TaskError(
+            f"{folder} has a class of fewer than the {per_class} images needed of each"
+        )
     return ArrayTask.stratified(name, images[index][:, None], labels[index], FASHION_CLASSES)
 
 
@@ -95,10 +105,10 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
             f"{path} is missing; install Debian's dataset-fashion-mnist or give "
             "fashion-mnist:FOLDER with the gzipped IDX files"
         ) from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise TaskError(f"{path} cannot be read: {error}") from error
     head = 4 + 4 * dimensions
-    shape = tuple(np.frombuffer(raw[4:head], dtype=">u4").tolist())
-    if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) - head != np.prod(shape):
+    shape = tuple(int.from_bytes(raw[at : at + 4]) for at in range(4, head, 4))
+    if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) - head != math.prod(shape):
         raise TaskError(f"{path} is not an IDX file of {dimensions}-dimensional unsigned bytes")
     return np.frombuffer(raw[head:], dtype=np.uint8).reshape(shape)

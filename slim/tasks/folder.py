@@ -1,17 +1,20 @@
 """A task whose images lie in folders, one per class, read by timm's reader and transforms."""
 
 import hashlib
+import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from slim.errors import TaskError
 from slim.tasks.arrays import SHARES
@@ -58,9 +61,8 @@ class FolderTask(Task):
         digest = hashlib.sha256()
         for split in SPLITS:
             for path, label in self.samples[split]:
-                where = Path(path)
-                line = f"{split} {where.relative_to(self.root)} {where.stat().st_size} {label}\n"
-                digest.update(line.encode())
+                where = Path(path).relative_to(self.root)
+                digest.update(f"{split} {where} {_bytes_of(path)} {label}\n".encode())
         sizes = {split: self.size(split) for split in SPLITS}
         return {
             "name": self.name,
@@ -99,11 +101,12 @@ class FolderTask(Task):
             self.samples["train"][i]
             for i in order[rank : steps * batch_size * world_size : world_size]
         ]
-        generator = torch.Generator().manual_seed(hash((seed, epoch, rank)) & 0x7FFFFFFF)
+        draws = hash((seed, epoch, rank)) & 0x7FFFFFFF
+        generator = torch.Generator().manual_seed(draws)
         transform = _train_transform(preprocessing, augmentation)
-        images = _Images(mine, transform, preprocessing.input_size[0])
+        images = _Images(mine, transform, preprocessing.input_size[0], draws)
         affine_only = Augmentation(affine=augmentation.affine)
-        for batch, labels in self._loader(images, batch_size, generator):
+        for batch, labels in self._batches(images, batch_size):
             yield augment_batch(batch, affine_only, generator), labels
 
     def eval_batches(
@@ -118,56 +121,120 @@ class FolderTask(Task):
             crop_pct=preprocessing.crop_pct,
         )
         images = _Images(self.samples[split], transform, preprocessing.input_size[0])
-        yield from self._loader(images, batch_size, torch.Generator().manual_seed(0))
+        yield from self._batches(images, batch_size)
 
-    def _loader(
-        self, images: "_Images", batch_size: int, generator: torch.Generator
-    ) -> DataLoader[tuple[Tensor, int]]:
-        return DataLoader(
+    def _batches(self, images: "_Images", batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels in their order.
+
+        Raises:
+            TaskError: If an image cannot be read; names it.
+        """
+        loader = DataLoader(
             images,
             batch_size=batch_size,
             num_workers=self.workers,
-            generator=generator,  # also seeds the workers
+            collate_fn=_collate,
+            generator=torch.Generator(),  # leaves the global one as it is
             pin_memory=torch.cuda.is_available(),
         )
+        for batch in loader:
+            if isinstance(batch, TaskError):
+                raise batch
+            images_and_labels: tuple[Tensor, Tensor] = tuple(batch)
+            yield images_and_labels
 
 
-class _Images(Dataset[tuple[Tensor, int]]):
-    """Image files opened and transformed one by one."""
+class _Images(Dataset[tuple[Tensor, int] | TaskError]):
+    """Image files opened and transformed one by one, each with random draws of its own."""
 
-    def __init__(self, samples: list[Sample], transform: Any, channels: int) -> None:
+    def __init__(
+        self, samples: list[Sample], transform: Any, channels: int, seed: int = 0
+    ) -> None:
         self.samples = samples
         self.transform = transform
         self.mode = "L" if channels == 1 else "RGB"
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | TaskError:
+        """An image and its label; an error as a value, which crosses processes in one line."""
         path, label = self.samples[index]
         try:
-            with Image.open(path) as image:
-                return self.transform(image.convert(self.mode)), label
-        except (UnidentifiedImageError, OSError) as error:
-            raise TaskError(f"image {path} cannot be read: {error}") from error
+            image = _read_image(path, self.mode)
+        except TaskError as error:
+            return error
+        with _seeded(hash((self.seed, index)) & 0x7FFFFFFF):
+            return self.transform(image), label
+
+
+def _read_image(path: str, mode: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+                return Image.fromarray(_upper_byte(image)).convert(mode)
+            return image.convert(mode)
+    except Exception as error:  # decoders of damaged files raise errors of many kinds
+        line = " ".join(str(error).split())[:200]
+        raise TaskError(f"image {path} cannot be read: {line}") from error
+
+
+def _upper_byte(image: Image.Image) -> np.ndarray:
+    """16-bit values (H, W) as 8-bit ones."""
+    return (np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the three global generators that timm's transforms draw from, and put them back."""
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])
+
+
+def _collate(samples: list[tuple[Tensor, int] | TaskError]) -> Any:
+    """A batch, or the first error in it."""
+    errors = [sample for sample in samples if isinstance(sample, TaskError)]
+    return errors[0] if errors else default_collate(samples)
+
+
+def _bytes_of(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError as error:
+        raise TaskError(f"image {path} cannot be read: {error.strerror}") from error
 
 
 def _train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> Any:
     """timm's training transform; without a crop the image is resized as for evaluation."""
-    return create_transform(
-        preprocessing.input_size,
-        is_training=True,
-        train_crop_mode="rrc" if augmentation.crop_scale < 1 else "rkrr",
-        scale=(augmentation.crop_scale, 1.0),
-        ratio=(3 / 4, 4 / 3) if augmentation.crop_scale < 1 else (1.0, 1.0),
-        hflip=augmentation.hflip,
-        color_jitter=augmentation.color_jitter or None,
-        auto_augment=augmentation.auto_augment or None,
-        re_prob=augmentation.random_erasing,
-        interpolation=preprocessing.interpolation,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-    )
+    try:
+        return create_transform(
+            preprocessing.input_size,
+            is_training=True,
+            train_crop_mode="rrc" if augmentation.crop_scale < 1 else "rkrc",
+            scale=(augmentation.crop_scale, 1.0),
+            ratio=(3 / 4, 4 / 3) if augmentation.crop_scale < 1 else (1.0, 1.0),
+            hflip=augmentation.hflip,
+            color_jitter=augmentation.color_jitter or None,
+            auto_augment=augmentation.auto_augment or None,
+            re_prob=augmentation.random_erasing,
+            interpolation=preprocessing.interpolation,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+        )
+    except (AssertionError, LookupError, ValueError) as error:
+        raise TaskError(
+            f"timm knows no transform with auto_augment={augmentation.auto_augment!r} and "
+            f"interpolation={preprocessing.interpolation!r}: {error}"
+        ) from error
 
 
 def _read_splits(root: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
@@ -194,7 +261,10 @@ def _scan(folder: Path, classes: tuple[str, ...] | None) -> tuple[tuple[str, ...
     found, class_to_idx = find_images_and_targets(str(folder))
     names = tuple(sorted(class_to_idx, key=class_to_idx.__getitem__))
     if not found:
-        raise TaskError(f"data folder {folder} holds no images; expected {folder}/CLASS/IMAGE")
+        endings = ", ".join(sorted(get_img_extensions()))
+        raise TaskError(
+            f"data folder {folder} holds no images ({endings}); expected {folder}/CLASS/IMAGE"
+        )
     if classes is None:
         if len(names) < 2:
             raise TaskError(

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -210,3 +211,14 @@ def test_what_the_checkpoint_takes_is_a_copy():
             parameter.zero_()
     assert torch.equal(taken.masks.mhsa, before)
     assert bool((taken.weights["head.weight"] != 0).any())
+
+
+def test_a_model_of_any_image_size_is_fixed_to_the_one_it_was_made_for() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=5).eval()
+    assert model.dynamic_img_size
+    masked = attach_masks(model)
+    images = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        torch.testing.assert_close(masked(images), model(images), atol=1e-5, rtol=0)
+    assert not masked.vit.dynamic_img_size

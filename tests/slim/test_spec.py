@@ -94,7 +94,7 @@ class OtherPatchEmbed(PatchEmbed):
 
 
 UNSUPPORTED = {
-    "dynamic_img_size": plain(dynamic_img_size=True),
+    "dynamic_img_pad": plain(dynamic_img_pad=True),
     "ResPostBlock": plain(block_fn=ResPostBlock),
     "ParallelScalingBlock": plain(block_fn=ParallelScalingBlock),
     "DiffAttention": plain(attn_layer="diff", num_heads=2),

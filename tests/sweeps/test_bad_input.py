@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
-from PIL import Image
 
 import run_sweep
 import slim
+from tests.sweeps.images import write_image_folder
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +109,7 @@ def test_a_saved_model_that_does_not_fit_the_data_is_refused(
 
 
 def test_a_folder_with_one_class_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    write_images(Path("images/cat"), 12)
+    write_image_folder(Path("images"), ("cat",), 12)
     assert_refused(["--data", "./images"], capsys, "1 class", "cat")
 
 
@@ -135,10 +134,3 @@ def test_a_name_that_exists_is_refused_and_left_as_it_is(
 def test_a_storage_that_cannot_be_written_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("")
     assert_refused(["--storage", "file/below"], capsys, "--storage")
-
-
-def write_images(folder: Path, count: int) -> None:
-    folder.mkdir(parents=True)
-    pixels = np.random.default_rng(0).integers(0, 255, (count, 16, 16, 3), dtype=np.uint8)
-    for number, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{number}.png")

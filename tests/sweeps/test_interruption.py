@@ -10,6 +10,7 @@ import pandas as pd
 from mlflow.tracking import MlflowClient
 
 from tests.sweeps.conftest import ROOT, SMALL, run_sweep_process
+from tests.sweeps.images import write_image_folder
 
 
 def start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -41,8 +42,18 @@ def run_states(cwd: Path) -> dict[str, str]:
 
 
 def test_an_interrupted_run_keeps_finished_trials_and_resumes(tmp_path: Path) -> None:
-    arguments = [*SMALL, "--name", "stopped", "--trials", "4", "--tasks", "none"]
-    process = start(tmp_path, *arguments, "--concurrency", "1")
+    write_image_folder(tmp_path / "images", ("red", "green", "blue"), 40)
+    data = ["--data", "./images", "--model", "test_vit", "--dense.epochs", "2"]
+    sizes = [
+        "--dense.batch_size",
+        "16",
+        "--search.batch_size",
+        "16",
+        "--finetune.batch_size",
+        "16",
+    ]
+    arguments = [*SMALL, *data, *sizes, "--tasks", "none", "--name", "stopped", "--trials", "4"]
+    process = start(tmp_path, *arguments, "--concurrency", "1", "--pretrained", "false")
     wait_for(process, "trial 1 complete")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, errors = process.communicate(timeout=120)

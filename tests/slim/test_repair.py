@@ -1,0 +1,123 @@
+"""Repair brings a fresh subnetwork nearer to its reference, without training."""
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+import slim
+from slim.ranking import Scores
+
+
+def dense_model(**changes: object) -> nn.Module:
+    torch.manual_seed(0)
+    shape = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 3}
+    shape |= {"num_heads": 2, "num_classes": 5}
+    vit = VisionTransformer(**(shape | changes)).double().eval()
+    for parameter in vit.parameters():
+        parameter.data = torch.randn_like(parameter) * 0.2
+    return vit
+
+
+def checkpoint_of(vit: nn.Module) -> slim.MaskCheckpoint:
+    masked = slim.attach_masks(vit)
+    shapes = masked.masks()
+    masked.set_masks(
+        Scores(*(torch.rand_like(t) * 0.5 + 0.5 for t in (shapes.tokens, shapes.mhsa, shapes.mlp)))
+    )
+    return slim.MaskCheckpoint.from_model(masked)
+
+
+def batches(count: int = 6) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        torch.randn(16, 3, 16, 16, generator=generator, dtype=torch.float64) for _ in range(count)
+    ]
+
+
+def distance(vit: nn.Module, reference: nn.Module) -> float:
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(64, 3, 16, 16, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        return float((vit(images) - reference(images)).square().mean())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"global_pool": "avg", "class_token": False}, {"init_values": 0.1}, {"qk_norm": True}],
+    ids=["cls", "avg", "layer scale", "qk-norm"],
+)
+@pytest.mark.parametrize("budget", [(1, 0.5, 0.5), (0.7, 0.5, 0.5), (0.5, 0.3, 0.3)])
+def test_a_repaired_network_is_nearer_to_the_dense_one(
+    changes: dict[str, object], budget: tuple[float, float, float]
+) -> None:
+    dense = dense_model(**changes)
+    checkpoint = checkpoint_of(dense)
+    vit = slim.extract(checkpoint, checkpoint.select(slim.Budget(*budget)))
+    before = distance(vit, dense)
+    slim.repair(vit, dense, batches())
+    assert distance(vit, dense) < 0.8 * before
+
+
+def test_a_network_that_lacks_nothing_is_left_as_it_is() -> None:
+    checkpoint = checkpoint_of(dense_model())
+    dense = slim.extract(checkpoint, slim.Architecture.dense(checkpoint.spec))
+    vit = slim.extract(checkpoint, slim.Architecture.dense(checkpoint.spec))
+    slim.repair(vit, dense, batches())
+    for name, tensor in vit.state_dict().items():
+        torch.testing.assert_close(tensor, dense.state_dict()[name], atol=1e-9, rtol=0)
+
+
+def test_least_squares_finds_the_exact_output_layer_when_there_is_one() -> None:
+    checkpoint = checkpoint_of(dense_model())
+    dense = slim.extract(checkpoint, slim.Architecture.dense(checkpoint.spec))
+    vit = slim.extract(checkpoint, slim.Architecture.dense(checkpoint.spec))
+    for block in vit.blocks:
+        nn.init.normal_(block.mlp.fc2.weight)
+        nn.init.normal_(block.attn.proj.bias)
+    slim.repair(vit, dense, batches(20), ridge=1e-12)
+    assert distance(vit, dense) < 1e-8
+
+
+def test_a_branch_pruned_whole_gets_the_mean_of_what_is_missing() -> None:
+    dense = dense_model()
+    checkpoint = checkpoint_of(dense)
+    full = slim.Architecture.dense(checkpoint.spec)
+    empty = slim.Architecture(
+        spec=full.spec, tokens=full.tokens, heads=full.heads, units=((), *full.units[1:])
+    )
+    vit = slim.extract(checkpoint, empty)
+    reference = slim.extract(checkpoint, full)
+    images = batches(2)
+    slim.repair(vit, reference, images)
+    added = []
+    with torch.no_grad():
+        for batch in images:
+            x = reference._pos_embed(reference.patch_embed(batch))
+            block = reference.blocks[0]
+            x = x + block.attn(block.norm1(x))
+            added.append(block.mlp(block.norm2(x)).flatten(0, 1))
+    expected = torch.cat(added).mean(dim=0)
+    torch.testing.assert_close(vit.blocks[0].mlp.bias.data, expected, atol=1e-9, rtol=0)
+
+
+def test_the_masked_model_serves_as_reference() -> None:
+    checkpoint = checkpoint_of(dense_model())
+    reference = checkpoint.masked_model().double()
+    vit = slim.extract(checkpoint, checkpoint.select(slim.Budget(0.7, 0.5, 0.5)))
+    before = distance(vit, reference)
+    slim.repair(vit, reference, batches())
+    assert distance(vit, reference) < 0.8 * before
+
+
+def test_the_reference_and_the_images_are_not_changed() -> None:
+    dense = dense_model()
+    checkpoint = checkpoint_of(dense)
+    weights = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
+    images = batches(2)
+    kept = [batch.clone() for batch in images]
+    slim.repair(
+        slim.extract(checkpoint, checkpoint.select(slim.Budget(0.5, 0.5, 0.5))), dense, images
+    )
+    assert all(torch.equal(dense.state_dict()[name], tensor) for name, tensor in weights.items())
+    assert all(torch.equal(a, b) for a, b in zip(images, kept, strict=True))
