@@ -4,10 +4,15 @@ import contextlib
 import logging
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
 
 from sweeps.config import SweepConfig
 from sweeps.errors import InputError
@@ -95,7 +100,10 @@ def _address(cluster: str) -> str:
         if given and given not in ("auto", "local"):
             _check_answers(given)
             return given
-        return "auto" if _runs_here() else "local"
+        if not _runs_here():
+            return "local"
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        return "auto"
     _check_answers(cluster)
     return cluster
 
@@ -107,7 +115,17 @@ def _runs_here() -> bool:
 
 
 def _check_answers(address: str) -> None:
-    if not _answers(address.removeprefix("ray://")):
+    """Refuse an address where no Ray head answers, or one that knows another token.
+
+    Raises:
+        InputError: Says which.
+    """
+    plain = address.removeprefix("ray://")
+    healthy = _answers(plain)
+    if healthy and plain == address:
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        healthy = _is_healthy_head(address)
+    if not healthy:
         raise InputError(
             f"no Ray cluster answers at {address} within {ANSWER_SECONDS} s; start one "
             "(ray start --head), or give --cluster auto or local"
@@ -125,6 +143,27 @@ def _answers(address: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def _is_healthy_head(address: str) -> bool:
+    """Whether it is a Ray head that answers there, asked by Ray's own command.
+
+    Raises:
+        InputError: If the head asks for a token that this machine does not have.
+    """
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    if "AuthenticationError" in done.stderr:
+        raise InputError(
+            f"the Ray cluster at {address} asks for its token; put it into ~/.ray/auth_token or "
+            "RAY_AUTH_TOKEN"
+        )
+    return done.returncode == 0
 
 
 def _resources(config: SweepConfig) -> Resources:

@@ -16,7 +16,7 @@ from sweeps.plan import Plan, format_seconds
 from sweeps.run_folder import RunFolder
 from sweeps.trials import TrialRow
 
-LEVELS = (1.0, 0.75, 0.5, 0.3, 0.2)
+LEVELS = (1.0, 0.5, 0.3, 0.15)
 
 
 class Progress:
@@ -113,7 +113,7 @@ class Progress:
         """A plain line where there is no terminal."""
         if not self.console.is_terminal:
             best = self.best_at_levels()
-            shown = "".join(f"; <= {lv:.0%} MACs: {r.val_top1:.2f} %" for lv, r in best[:3])
+            shown = "".join(f"; <= {lv:.0%} MACs: {r.val_top1:.2f} %" for lv, r in best)
             print(text + (shown if text.startswith("sweep") else ""), flush=True)
 
     def _render(self) -> RenderableType:
@@ -163,7 +163,7 @@ def front_table(front: Sequence[TrialRow], dense_gmacs: float) -> Table:
     table = Table(
         title="Pareto front (top-1 on val and test)", title_justify="left", title_style="bold"
     )
-    for name in ("trial", "tokens", "MHSA", "MLP", "GMACs", "of dense", "params M"):
+    for name in ("trial", "tokens", "MHSA", "MLP", "GMACs", "of dense", "M params"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("val %", justify="right", no_wrap=True)
     table.add_column("test %", justify="right", no_wrap=True)

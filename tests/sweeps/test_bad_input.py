@@ -1,5 +1,6 @@
 """Bad input ends with one line on stderr and exit code 2, before anything starts or is written."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,9 @@ def test_a_name_that_exists_is_refused_and_left_as_it_is(
 def test_a_storage_that_cannot_be_written_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("")
     assert_refused(["--storage", "file/below"], capsys, "--storage")
+
+
+def test_a_server_that_is_no_ray_cluster_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert_refused(["--cluster", address], capsys, address, "within 30 s")
