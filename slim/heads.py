@@ -15,11 +15,9 @@ def with_new_head(vit: Any, num_classes: int) -> nn.Module:
     Returns:
         The same network.
     """
-    like = vit.patch_embed.proj.weight
     vit.reset_classifier(num_classes)
     for head in (vit.head, getattr(vit, "head_dist", None)):
         if isinstance(head, nn.Linear):
-            head.to(like.device, like.dtype)
             nn.init.trunc_normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
     network: nn.Module = vit

@@ -26,7 +26,15 @@ from slim.recipe import Recipe
 from slim.tasks import Preprocessing, Task
 
 # What `torch.load` and `load_state_dict` raise on a file that is damaged or of something else.
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, TypeError, ValueError)
+UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
 
 # Maps (model, images, targets) to a scalar loss; targets are labels (B,) or soft (B, classes).
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -159,7 +167,8 @@ class Training:
         except UNREADABLE as error:
             line = " ".join(str(error).split())[:200]
             raise FileFormatError(
-                f"{path} is not a state of this training: {line}; remove it to train from the start"
+                f"{path} is not a state of this training: {line}; "
+                "remove it to train from the start"
             ) from error
 
     def _train_epoch(self, epoch: int) -> float:

@@ -131,8 +131,8 @@ class SearchConfig(TrainConfig):
     lr: PositiveFloat = 5e-4
     weight_decay: NonNegativeFloat = 1e-3
     sched: str = "constant"
-    mask_lr: PositiveFloat = 1e-2
-    penalty: Penalty = field(default_factory=Penalty)
+    mask_lr: PositiveFloat = 5e-3
+    penalty: Penalty = field(default_factory=lambda: Penalty(tokens=0.05, mhsa=0.2, mlp=0.2))
     distillation: ClosedUnitInterval = 0.7
     temperature: PositiveFloat = 2.0
 

@@ -13,8 +13,8 @@ from torch import nn
 import slim
 from slim.evaluation import top1
 from slim.subnetwork import architecture_of
-from slim.tasks import Task, load_task
-from slim.training import Epoch
+from slim.tasks import Preprocessing, Task, load_task
+from slim.training import Epoch, Training
 from sweeps.broadcast import broadcast
 from sweeps.cli import Command
 from sweeps.cluster import Resources, connect, expected_concurrency
@@ -46,6 +46,7 @@ from sweeps.worker import worker_device
 # What a resumed run may be given anew; everything else must be what it began with.
 MAY_CHANGE = {"cluster", "concurrency", "cpus_per_trial", "gpus_per_trial", "storage", "verbose"}
 DONE, NO_FRONT = 0, 1
+_ANY_IMAGE = Preprocessing((1, 1, 1), (0.0,), (1.0,))
 
 
 def execute(command: Command) -> int:
@@ -126,7 +127,6 @@ class Run:
             raise
         self._print_end(rows, plan)
         front = pareto_front(rows)
-        self.tracker.finish_parent(FINISHED if front else FAILED)
         self.folder.remember("finished_trials", self.config.trials)
         return DONE if front else NO_FRONT
 
@@ -144,6 +144,7 @@ class Run:
         write_table(folder.path / "front.csv", TrialRow, front)
         publish_front(self.tracker, folder, rows, checkpoint)
         self._transfer([row.trial for row in front])
+        self.tracker.finish_parent(FINISHED if front else FAILED)  # the reports say how it ended
         self.progress.begin("reports")
         publish_reports(self.tracker, folder, self.config.tracking_uri)
         return rows
@@ -308,14 +309,27 @@ def _check_inputs(config: SweepConfig) -> tuple[Task, list[Task], nn.Module]:
         raise InputError(f"--data: {error}") from error
     transfers = transfer_tasks(config)
     model = make_dense(config, task, weights=False)
-    stages = {"dense": config.dense, "search": config.search, "finetune": config.finetune}
-    for name, options in stages.items():
-        if not task.steps_per_epoch(options.batch_size):
+    for name in ("dense", "search", "finetune", "transfer"):
+        options = getattr(config, name)
+        for trained in transfers if name == "transfer" else [task]:
+            _check_batch(name, options.batch_size, trained)
+        try:
+            recipe = replace(options, epochs=options.epochs or 1).recipe()
+            Training(nn.Linear(1, 1), task, _ANY_IMAGE, recipe)
+        except (AssertionError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"--{name}.batch_size {options.batch_size} is more than the {task.size('train')} "
-                f"training images of data {task.name}; give a smaller one"
-            )
+                f"--{name}.opt {options.opt} or --{name}.sched {options.sched} is not one of "
+                f"timm's: {' '.join(str(error).split())}"
+            ) from error
     return task, transfers, model
+
+
+def _check_batch(stage: str, batch_size: int, task: Task) -> None:
+    if not task.steps_per_epoch(batch_size):
+        raise InputError(
+            f"--{stage}.batch_size {batch_size} is more than the {task.size('train')} training "
+            f"images of data {task.name}; give a smaller one"
+        )
 
 
 def _plan(

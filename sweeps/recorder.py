@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -161,5 +162,6 @@ def planned_row(checkpoint: MaskCheckpoint, number: int, budget: Budget) -> Tria
 
 def _reason(trial: Trial) -> str:
     """The last line of what the trial raised."""
-    text = (trial.get_error() and str(trial.get_error())) or "unknown error"
+    path = trial.error_file  # the text that Tune wrote on this machine; no pickle is read
+    text = Path(path).read_text() if path and Path(path).is_file() else "unknown error"
     return text.strip().splitlines()[-1]

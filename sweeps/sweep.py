@@ -30,7 +30,7 @@ def sweep_budgets(
     remaining = study.remaining()
     if remaining <= 0:
         return
-    logging.getLogger("ray.tune").setLevel(logging.INFO if verbose else logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.INFO if verbose else logging.CRITICAL)
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, job=job),
         {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},

@@ -21,7 +21,7 @@ import run_sweep
 import slim
 from slim.evaluation import top1
 from slim.tasks import Preprocessing, load_task
-from tests.sweeps.conftest import SMALL, FinishedSweep
+from tests.sweeps.conftest import SMALL, FinishedSweep, run_sweep_process
 
 FIGURES = ["gmacs", "params_m", "val_top1", "test_top1", "epochs", "seconds"]
 
@@ -225,3 +225,23 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(
     assert list(tmp_path.iterdir()) == []
     assert run_sweep.main([*SMALL, "--trials", "3", "--dry-run"]) == 0
     assert "3 trials" in capsys.readouterr().out
+
+
+def test_a_run_without_a_finished_trial_says_so_and_ends_with_code_1(tmp_path: Path) -> None:
+    diverging = ["--finetune.lr", "1e30", "--finetune.clip_grad", "0", "--tasks", "none"]
+    done = run_sweep_process(
+        tmp_path, *SMALL, *diverging, "--name", "lost", "--trials", "2", check=False
+    )
+    assert done.returncode == 1
+    assert "DivergenceError: the loss is nan at step 2" in done.stdout
+    assert "no trial completed: no front" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    trials = pd.read_csv(tmp_path / "runs" / "lost" / "trials.csv")
+    assert trials["state"].tolist() == ["FAILED", "FAILED"]
+    assert len(pd.read_csv(tmp_path / "runs" / "lost" / "front.csv")) == 0
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("vit-slim")
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
+    assert {run.info.status for run in runs} == {"FAILED"}
+    assert {run.data.tags["state"] for run in runs} == {"FAILED"}
+    assert all("DivergenceError" in run.data.tags["reason"] for run in runs)

@@ -1,0 +1,87 @@
+"""A network gets a classifier for another task, and nothing else of it changes."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import slim
+from slim.heads import with_new_head
+from slim.subnetwork import architecture_of
+from tests.slim.architectures import uneven
+from tests.slim.bars import assert_equal, copy_of
+from tests.slim.families import FAMILIES, checkpoint, dense, images, spec_of
+
+CLASSES = 7
+
+
+def small(family: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    return slim.extract(checkpoint(family, dtype=dtype), uneven(spec_of(family)))
+
+
+def body(vit: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: t for n, t in copy_of(vit).items() if not n.startswith(("head.", "head_dist."))}
+
+
+@pytest.mark.parametrize("build", [small, dense])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_number_of_classes_changes_and_every_other_weight_stays(family, build):
+    vit = build(family)
+    before = body(vit)
+    torch.manual_seed(0)
+    assert with_new_head(vit, CLASSES) is vit
+    assert_equal(body(vit), before)
+    assert vit.num_classes == CLASSES
+    with torch.no_grad():
+        logits = vit.eval()(images(spec_of(family)))
+    assert logits.shape == (2, CLASSES)
+    assert bool(logits.isfinite().all())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_new_head_is_fresh(family):
+    vit = small(family)
+    torch.manual_seed(0)
+    with_new_head(vit, CLASSES)
+    heads = [vit.head] + ([vit.head_dist] if spec_of(family).distilled else [])
+    for head in heads:
+        assert head.weight.shape == (CLASSES, 12)
+        assert bool((head.bias == 0).all())
+        assert 0.01 < float(head.weight.detach().std()) < 0.03
+        assert len(head.weight.unique()) > 80
+        assert head.weight.requires_grad
+    again = with_new_head(copy.deepcopy(vit), CLASSES)
+    assert not torch.equal(again.head.weight, vit.head.weight)
+
+
+def test_even_for_as_many_classes_as_before():
+    vit = small("vit")
+    before = vit.head.weight.clone()
+    assert not torch.equal(with_new_head(vit, 5).head.weight, before)
+
+
+@pytest.mark.parametrize("build", [small, dense])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_cost_counts_the_new_head(family, build):
+    vit = build(family)
+    spec, before = spec_of(family), slim.count(architecture_of(vit))
+    after = slim.count(architecture_of(with_new_head(vit, CLASSES)))
+    heads, more = (2 if spec.distilled else 1), CLASSES - spec.num_classes
+    assert after.macs - before.macs == heads * more * spec.embed_dim
+    assert after.params - before.params == heads * more * (spec.embed_dim + 1)
+    assert after.params == sum(p.numel() for p in vit.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("build", [small, dense])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_is_saved_and_comes_back(family, build, dtype, tmp_path):
+    vit = with_new_head(build(family, dtype=dtype), CLASSES).eval()
+    assert {p.dtype for p in vit.parameters()} == {dtype}
+    loaded = slim.load(slim.save(vit, tmp_path / "small"))
+    assert_equal(copy_of(loaded), copy_of(vit))
+    assert loaded.num_classes == CLASSES
+    assert architecture_of(loaded) == architecture_of(vit)
+    again = with_new_head(loaded, 3)
+    assert architecture_of(again).spec.num_classes == 3
