@@ -161,12 +161,14 @@ def print_end(
 def front_table(front: Sequence[TrialRow], dense_gmacs: float) -> Table:
     """The front for the end of a run, cheapest first."""
     table = Table(
-        title="Pareto front (top-1 on val and test)", title_justify="left", title_style="bold"
+        title="Pareto front: cost (GMACs, M parameters), top-1 on val and test",
+        title_justify="left",
+        title_style="bold",
     )
-    for name in ("trial", "tokens", "MHSA", "MLP", "GMACs", "of dense", "M params"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("val %", justify="right", no_wrap=True)
-    table.add_column("test %", justify="right", no_wrap=True)
+    for name in ("trial", "tokens", "MHSA", "MLP", "GMACs", "of dense", "M"):
+        table.add_column(name, justify="right")
+    table.add_column("val %", justify="right")
+    table.add_column("test %", justify="right")
     for row in front:
         table.add_row(
             str(row.trial),
