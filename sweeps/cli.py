@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class Command:
     Args:
         config: All values, paths made absolute.
         resume: Name of the run to go on with, or None.
-        given: Dotted names of the values that differ from the defaults.
+        given: Dotted names of the values that the command line or the YAML gave.
         dry_run: "", "text" or "json".
     """
 
@@ -41,18 +41,19 @@ def parse(arguments: list[str]) -> Command:
     """
     parser = make_parser()
     try:
-        values = parser.parse_args(_normalised(arguments))
+        normalised = _normalised(arguments)
+        values = parser.parse_args(normalised)
+        given = {a.partition("=")[0].lstrip("-").replace("-", "_") for a in normalised}
         for path in values.config or []:
-            yaml.load(Path(str(path)).read_text(), _UniqueKeyLoader)
+            given |= flatten(yaml.load(Path(str(path)).read_text(), _UniqueKeyLoader)).keys()
     except Exception as error:  # jsonargparse and yaml raise many kinds, all about the input
         raise InputError(_one_line(str(error))) from error
     config = _instantiate(parser, values)
     resume = values.resume
     for name in (config.name, resume):
         check_name(name)
-    defaults, ours = flatten(SweepConfig().to_dict()), flatten(config.to_dict())
-    given = frozenset(name for name, value in ours.items() if value != defaults[name])
-    return Command(absolute_paths(config), resume, given, values.dry_run)
+    known = frozenset(given & flatten(config.to_dict()).keys())
+    return Command(absolute_paths(config), resume, known, values.dry_run)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -119,19 +120,43 @@ def check_name(name: str | None) -> None:
 
 
 def absolute_paths(config: SweepConfig) -> SweepConfig:
-    """Make paths absolute, so that workers in other folders find them."""
-    changes: dict[str, Any] = {"storage": str(Path(config.storage).expanduser().resolve())}
-    scheme, _, rest = config.tracking_uri.partition(":///")
+    """Make paths absolute, so that workers in other folders find them.
+
+    Raises:
+        InputError: If the storage is no folder, or the tracking URI holds a password.
+    """
+    if "://" in config.storage:
+        raise InputError(
+            f"storage {config.storage!r} is not a folder; give a path that all nodes see"
+        )
+    if re.search(r"://[^/@]*:[^/@]*@", config.tracking_uri):
+        raise InputError(
+            "the tracking URI holds a password, which would be written to files; give it without, "
+            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    uri = config.tracking_uri
+    scheme, _, rest = uri.partition(":///")
     if scheme == "sqlite" and rest:
-        changes["tracking_uri"] = f"sqlite:///{Path(rest).expanduser().resolve()}"
-    for name in ("data", "model", "weights"):
-        value = getattr(config, name)
-        if value is not None and ("/" in value or value.startswith((".", "~"))):
-            kind, colon, where = value.partition(":")
-            path = Path(where if colon else kind).expanduser().resolve()
-            changes[name] = f"{kind}:{path}" if colon else str(path)
-    values = {field.name: getattr(config, field.name) for field in fields(config)}
-    return SweepConfig(**(values | changes))
+        uri = f"sqlite:///{Path(rest).expanduser().resolve()}"
+    return replace(
+        config,
+        storage=str(Path(config.storage).expanduser().resolve()),
+        tracking_uri=uri,
+        data=_absolute(config.data),
+        model=_absolute(config.model),
+        weights=config.weights and str(Path(config.weights).expanduser().resolve()),
+        tasks=",".join(_absolute(name.strip()) for name in config.tasks.split(",")),
+    )
+
+
+def _absolute(name: str) -> str:
+    """A name as it is, or a path (`fashion-mnist:PATH` too) made absolute."""
+    kind, _, where = name.partition(":")
+    if kind == "fashion-mnist" and where:
+        return f"{kind}:{Path(where).expanduser().resolve()}"
+    if "/" in name or name.startswith((".", "~")) or Path(name).is_dir():
+        return str(Path(name).expanduser().resolve())
+    return name
 
 
 def _instantiate(parser: ArgumentParser, values: Namespace) -> SweepConfig:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import ray
 from ray._private.authentication.authentication_token_setup import (
@@ -46,8 +47,10 @@ class Resources:
 
     @property
     def stage(self) -> dict[str, float]:
-        """Resources of a stage that runs alone on one node: its share of CPUs, and one GPU."""
-        return {"num_cpus": largest_node_cpus(), "num_gpus": min(1.0, self.gpus)}
+        """Resources of a stage that runs alone on one node: all its CPUs, and one GPU."""
+        nodes = [node for node in node_resources() if node.gpus or not self.gpus_per_trial]
+        cpus = max(node.cpus for node in nodes)
+        return {"num_cpus": cpus, "num_gpus": 1.0 if self.gpus_per_trial else 0.0}
 
 
 @contextlib.contextmanager
@@ -58,7 +61,6 @@ def connect(config: SweepConfig) -> Iterator[Resources]:
         InputError: If an address does not answer within 30 s, or a trial does not fit.
     """
     address = _address(config.cluster)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints at verbosity 0 too
@@ -86,9 +88,17 @@ def expected_concurrency(config: SweepConfig) -> int:
     return min(fits, config.concurrency or MOST_IN_FLIGHT)
 
 
-def largest_node_cpus() -> int:
-    """CPUs of the largest node that is up."""
-    return max(int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"])
+class NodeResources(NamedTuple):
+    """CPUs and GPUs of one node."""
+
+    cpus: int
+    gpus: float
+
+
+def node_resources() -> list[NodeResources]:
+    """What each node that is up has."""
+    up = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [NodeResources(int(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in up]
 
 
 def _address(cluster: str) -> str:
@@ -167,18 +177,24 @@ def _is_healthy_head(address: str) -> bool:
 
 
 def _resources(config: SweepConfig) -> Resources:
-    total = ray.cluster_resources()
-    cpus, gpus = int(total.get("CPU", 0)), float(total.get("GPU", 0))
+    nodes = node_resources()
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     per_trial = config.gpus_per_trial
     if per_trial is None:
         per_trial = 1.0 if gpus else 0.0
-    fits = cpus // config.cpus_per_trial
-    if per_trial:
-        fits = min(fits, int(gpus / per_trial))
+    if per_trial > 1 and per_trial != int(per_trial):
+        raise InputError(f"--gpus-per-trial {per_trial:g} is neither a fraction nor whole")
+    fits = sum(_trials_on(node, config.cpus_per_trial, per_trial) for node in nodes)
     if fits < 1:
         raise InputError(
-            f"a trial of {config.cpus_per_trial} CPUs and {per_trial:g} GPUs does not fit the "
-            f"cluster's {cpus} CPUs and {gpus:g} GPUs; give --cpus-per-trial, --gpus-per-trial"
+            f"a trial of {config.cpus_per_trial} CPUs and {per_trial:g} GPUs fits no node of the "
+            f"cluster ({cpus} CPUs, {gpus:g} GPUs in all); give --cpus-per-trial, --gpus-per-trial"
         )
     concurrency = min(fits, config.concurrency or MOST_IN_FLIGHT)
     return Resources(cpus, gpus, config.cpus_per_trial, per_trial, concurrency)
+
+
+def _trials_on(node: NodeResources, cpus: int, gpus: float) -> int:
+    """How many trials a node holds at once."""
+    by_cpu = node.cpus // cpus
+    return min(by_cpu, int(node.gpus / gpus)) if gpus else by_cpu

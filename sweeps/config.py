@@ -19,9 +19,11 @@ from slim.tasks import Augmentation
 if TYPE_CHECKING:
     Fraction: TypeAlias = float
     Share: TypeAlias = float
+    Seed: TypeAlias = int
 else:
     Fraction = restricted_number_type("Fraction", float, [(">", 0), ("<=", 1)])
     Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)])
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**31)])
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ class SweepConfig:
     concurrency: PositiveInt | None = None
     cpus_per_trial: PositiveInt = 1
     gpus_per_trial: NonNegativeFloat | None = None
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     storage: str = "runs"
     tracking_uri: str = "sqlite:///mlflow.db"
     verbose: bool = False

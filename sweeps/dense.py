@@ -48,7 +48,7 @@ def make_dense(config: SweepConfig, task: Task, weights: bool = True) -> nn.Modu
         elif Path(config.model).is_dir():
             model = slim.masks.as_timm(slim.load(config.model))
             _check_fits(config, model, task)
-        elif "/" in config.model and not config.model.startswith("hf-hub:"):
+        elif "/" in config.model:
             raise InputError(f"model folder {config.model} does not exist; give a saved network")
         else:
             model = slim.masks.as_timm(_named(config, task, weights))
@@ -132,16 +132,16 @@ def _fresh(config: SweepConfig, task: Task) -> nn.Module:
 def _named(config: SweepConfig, task: Task, weights: bool) -> nn.Module:
     """A model of timm by name, with weights from its hub or a local file."""
     name = config.model
-    if not name.startswith("hf-hub:") and not timm.is_model(name):
+    if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3)
         hint = f"; near: {', '.join(near)}" if near else ""
         raise InputError(f"unknown model {name!r}, expected `vit`, a timm ViT or a folder{hint}")
     if config.weights is not None and not Path(config.weights).is_file():
         raise InputError(f"weights file {config.weights} does not exist; check --weights")
-    known = timm.get_pretrained_cfg(name)
-    has_weights = config.weights is not None or (config.pretrained and known.has_weights)
     overlay = None
     try:
+        known = timm.get_pretrained_cfg(name)
+        has_weights = config.weights is not None or (config.pretrained and known.has_weights)
         classes = known.num_classes
         if config.weights is not None:
             classes = _classes_of(config.weights) or task.num_classes

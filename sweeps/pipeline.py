@@ -12,6 +12,8 @@ from torch import nn
 
 import slim
 from slim.evaluation import top1
+from slim.ranking import select
+from slim.spec import read_spec
 from slim.subnetwork import architecture_of
 from slim.tasks import Preprocessing, Task, load_task
 from slim.training import Epoch, Training
@@ -35,7 +37,7 @@ from sweeps.publishing import log_transfer, publish_front, publish_reports
 from sweeps.recorder import Recorder
 from sweeps.run_folder import RunFolder
 from sweeps.stages import spread, stream
-from sweeps.study import BudgetStudy
+from sweeps.study import BudgetStudy, first_budgets
 from sweeps.sweep import sweep_budgets
 from sweeps.tracking import FAILED, FINISHED, KILLED, Tracker
 from sweeps.transfer import finished_transfer, plan_transfer, run_transfer, transfer_tasks
@@ -69,7 +71,9 @@ def execute(command: Command) -> int:
     if command.resume and folder.recall("finished_trials") == config.trials:
         print(f"run {folder.name} is finished; its files are in {folder.path}")
         return DONE
-    if not command.resume:
+    if command.resume:
+        folder.write_config(config)  # a raised number of trials is that of later resumes too
+    else:
         folder = RunFolder.create(config, folder.name)
     try:
         with connect(config) as resources:
@@ -188,7 +192,7 @@ class Run:
         """Train budgets until there are as many as asked."""
         config, folder = self.config, self.folder
         study = BudgetStudy(folder.state / "study.journal", config)
-        if not study.remaining():
+        if study.remaining() <= 0:
             self.progress.skip("sweep")
             return study
         self.progress.begin("sweep")
@@ -309,6 +313,7 @@ def _check_inputs(config: SweepConfig) -> tuple[Task, list[Task], nn.Module]:
         raise InputError(f"--data: {error}") from error
     transfers = transfer_tasks(config)
     model = make_dense(config, task, weights=False)
+    _check_budgets(config, model)
     for name in ("dense", "search", "finetune", "transfer"):
         options = getattr(config, name)
         for trained in transfers if name == "transfer" else [task]:
@@ -322,6 +327,18 @@ def _check_inputs(config: SweepConfig) -> tuple[Task, list[Task], nn.Module]:
                 f"timm's: {' '.join(str(error).split())}"
             ) from error
     return task, transfers, model
+
+
+def _check_budgets(config: SweepConfig, model: nn.Module) -> None:
+    """Every budget that may be asked must be one that the model can meet."""
+    space = config.space
+    smallest = slim.Budget(space.tokens_min, space.mhsa_min, space.mlp_min)
+    masks = slim.attach_masks(model).masks()
+    for budget in [*first_budgets(config), smallest]:
+        try:
+            select(read_spec(model), masks, budget)
+        except slim.BudgetError as error:
+            raise InputError(f"--space: {error}") from error
 
 
 def _check_batch(stage: str, batch_size: int, task: Task) -> None:

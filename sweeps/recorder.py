@@ -136,7 +136,7 @@ class Recorder(tune.Callback):
         return replace(
             row,
             state=state,
-            val_top1=result.get("val_top1"),
+            val_top1=result.get("val_top1") if state == COMPLETE else None,
             epochs=int(result.get("epochs", 0)),
             seconds=float(result.get("seconds", 0.0)),
         )

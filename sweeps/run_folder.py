@@ -37,8 +37,7 @@ class RunFolder:
             raise InputError(
                 f"storage {config.storage} cannot be written: {error.strerror}; give --storage"
             ) from error
-        values = config.to_dict() | {"name": name}
-        write_text_atomic(folder.config_file, yaml.safe_dump(values, sort_keys=False))
+        folder.write_config(config)
         return folder
 
     @classmethod
@@ -52,6 +51,11 @@ class RunFolder:
         if not folder.config_file.is_file():
             raise InputError(f"there is no run {name} in {storage}; check --resume and --storage")
         return folder
+
+    def write_config(self, config: SweepConfig) -> None:
+        """Write all values, enough to run it again."""
+        values = config.to_dict() | {"name": self.name}
+        write_text_atomic(self.config_file, yaml.safe_dump(values, sort_keys=False))
 
     def discard(self) -> None:
         """Remove a folder in which nothing was begun."""

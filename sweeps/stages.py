@@ -20,7 +20,11 @@ def stream(
     """
     task = ray.remote(_generate).options(num_returns="streaming", max_retries=0, **resources)
     for reference in task.remote(function, *args):
-        yield ray.get(reference)
+        try:
+            item = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause or error) from None
+        yield item
 
 
 def spread(
@@ -43,8 +47,8 @@ def spread(
             index = running.pop(reference)
             try:
                 yield index, ray.get(reference)
-            except ray.exceptions.RayTaskError as error:
-                yield index, error.cause if error.cause is not None else error
+            except ray.exceptions.RayError as error:  # the job's own, or its worker's end
+                yield index, getattr(error, "cause", None) or error
 
 
 def _generate(function: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:

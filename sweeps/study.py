@@ -64,7 +64,7 @@ class BudgetStudy:
         if number < len(self.first):
             self.study.enqueue_trial(_params(self.first[number]))
         self.study.sampler = optuna.samplers.TPESampler(
-            seed=self.seed * 1_000_003 + number,
+            seed=(self.seed * 1_000_003 + number) % 2**32,
             n_startup_trials=len(self.first),
             multivariate=True,
         )

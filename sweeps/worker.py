@@ -12,4 +12,5 @@ def prepare_worker() -> None:
 
 def worker_device() -> str:
     """A GPU if Ray gave this worker one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    given = ray.get_runtime_context().get_assigned_resources().get("GPU", 0)
+    return "cuda" if given and torch.cuda.is_available() else "cpu"
