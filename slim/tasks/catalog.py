@@ -77,6 +77,23 @@ EMBEDDED: dict[str, Callable[[], Task]] = {"mnist": _mnist, "digits": _digits}
 
 def _fashion_mnist(name: str, folder: Path) -> Task:
     """A fixed 3,000 of the 60,000 training images, 300 a class."""
+    images, labels = read_fashion_mnist(folder)
+    per_class = FASHION_IMAGES // len(FASHION_CLASSES)
+    chosen = [np.flatnonzero(labels == label)[:per_class] for label in range(10)]
+    index = np.sort(np.concatenate(chosen))
+    if len(index) != FASHION_IMAGES:
+        raise TaskError(
+            f"{folder} has a class of fewer than the {per_class} images needed of each"
+        )
+    return ArrayTask.stratified(name, images[index], labels[index], FASHION_CLASSES)
+
+
+def read_fashion_mnist(folder: Path = FASHION_FOLDER) -> tuple[np.ndarray, np.ndarray]:
+    """The training images, uint8 (N, 1, 28, 28), and their labels, int64 (N,).
+
+    Raises:
+        TaskError: If a file is missing, damaged or holds something else.
+    """
     images = _read_idx(folder / "train-images-idx3-ubyte.gz", dimensions=3)
     labels = _read_idx(folder / "train-labels-idx1-ubyte.gz", dimensions=1).astype(np.int64)
     if len(images) != len(labels) or images.shape[1:] != (28, 28):
@@ -85,14 +102,7 @@ def _fashion_mnist(name: str, folder: Path) -> Task:
             f"{images.shape[1]} x {images.shape[2]} and {len(labels)} labels, expected a label "
             "for each image of 28 x 28"
         )
-    per_class = FASHION_IMAGES // len(FASHION_CLASSES)
-    chosen = [np.flatnonzero(labels == label)[:per_class] for label in range(10)]
-    index = np.sort(np.concatenate(chosen))
-    if len(index) != FASHION_IMAGES:
-        raise TaskError(
-            f"{folder} has a class of fewer than the {per_class} images needed of each"
-        )
-    return ArrayTask.stratified(name, images[index][:, None], labels[index], FASHION_CLASSES)
+    return images[:, None], labels
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
