@@ -23,9 +23,11 @@ DROPPED = -1e30
 class MaskedAttention(nn.Module):
     """timm's `Attention` with a mask on every head dimension, shared by q, k and v.
 
-    The mask is folded into the qkv weights in each step, so it saves no activations; the token
-    mask leaves the softmax as an additive log-mask, carried by one more query/key dimension so
-    that the fused kernels stay in use.
+    The mask is folded into the qkv weights in each step, so it saves no activations. The token
+    mask leaves the softmax as an additive log-mask: the weights are widened by spare dimensions
+    of every head, of which the first holds 1 in the queries and the log-mask in the keys. They
+    are as many in q, k and v, because the fused kernels take equal widths alone, and bring the
+    width to a multiple of 8, which those of CUDA want.
     """
 
     kept: Tensor
@@ -34,6 +36,7 @@ class MaskedAttention(nn.Module):
         super().__init__()
         self.num_heads: int = attn.num_heads
         self.head_dim: int = attn.head_dim
+        self.spare = 8 - attn.head_dim % 8
         self.scale: float = attn.scale
         self.qkv = attn.qkv
         self.q_norm, self.k_norm = attn.q_norm, attn.k_norm
@@ -46,21 +49,41 @@ class MaskedAttention(nn.Module):
 
     def forward(self, x: Tensor, log_mask: Tensor) -> Tensor:
         """Attend: (B, N, D) and the tokens' log-mask (N,) to (B, N, D)."""
-        batch, tokens, _ = x.shape
-        fold = (self.mask * self.kept).flatten().repeat(3)
-        bias = None if self.qkv.bias is None else self.qkv.bias * fold
-        qkv = F.linear(x, self.qkv.weight * fold[:, None], bias)
-        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, d) each
-        q, k = _masked_norm(self.q_norm, q, self.kept), _masked_norm(self.k_norm, k, self.kept)
-        q = torch.cat([q, q.new_ones(batch, self.num_heads, tokens, 1)], dim=-1)
-        column = (log_mask / self.scale).to(k.dtype)[:, None]
-        k = torch.cat([k, column.expand(batch, self.num_heads, tokens, 1)], dim=-1)
+        qkv = F.linear(x, self._qkv_weight(), self._qkv_bias())  # (B, N, 3 * H * (d + spare))
+        qkv = qkv.unflatten(-1, (3, self.num_heads, self.head_dim + self.spare))
+        qkv[:, :, 1, :, self.head_dim] += (log_mask / self.scale).to(qkv.dtype)[:, None]
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, d + spare) each
+        q, k = self._normalise(self.q_norm, q), self._normalise(self.k_norm, k)
         drop = self.attn_drop.p if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=self.scale)
-        out = out.transpose(1, 2).reshape(batch, tokens, self.num_heads * self.head_dim)
-        projected: Tensor = self.proj_drop(self.proj(out))
+        out = out.transpose(1, 2).flatten(2)  # (B, N, H * (d + spare)), not copied
+        weight = self.proj.weight.unflatten(1, (self.num_heads, self.head_dim))
+        weight = F.pad(weight, (0, self.spare)).flatten(1)
+        projected: Tensor = self.proj_drop(F.linear(out, weight, self.proj.bias))
         return projected
+
+    def _qkv_weight(self) -> Tensor:
+        """The masked weights with zeros for the spare dimensions: (3 * H * (d + spare), D)."""
+        fold = self.mask * self.kept
+        weight = self.qkv.weight.unflatten(0, (3, *fold.shape)) * fold[..., None]
+        return F.pad(weight, (0, 0, 0, self.spare)).flatten(0, 2)
+
+    def _qkv_bias(self) -> Tensor:
+        """The masked bias, and 1 in the first spare dimension of the queries."""
+        fold = self.mask * self.kept
+        bias = fold.new_zeros(3, *fold.shape)
+        if self.qkv.bias is not None:
+            bias = self.qkv.bias.view(3, *fold.shape) * fold
+        one = torch.zeros_like(bias[..., :1])
+        one[0] = 1.0
+        return F.pad(torch.cat([bias, one], dim=-1), (0, self.spare - 1)).flatten()
+
+    def _normalise(self, norm: Any, x: Tensor) -> Tensor:
+        """The qk-norm of all but the spare dimensions: (B, H, N, d + spare) to the same."""
+        if isinstance(norm, nn.Identity):
+            return x
+        normed = _masked_norm(norm, x[..., : self.head_dim], self.kept)
+        return torch.cat([normed, x[..., self.head_dim :]], dim=-1)
 
 
 class MaskedMlp(nn.Module):

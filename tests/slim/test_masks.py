@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from slim import (
     Architecture,
@@ -222,3 +223,37 @@ def test_a_model_of_any_image_size_is_fixed_to_the_one_it_was_made_for() -> None
     with torch.no_grad():
         torch.testing.assert_close(masked(images), model(images), atol=1e-5, rtol=0)
     assert not masked.vit.dynamic_img_size
+
+
+@pytest.mark.parametrize("family", ["vit", "qk_layernorm"])
+def test_attention_with_a_learned_token_mask_stays_in_the_fused_kernel(family: str) -> None:
+    model = masked(family)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # raises where the kernel cannot be used
+        model(images(spec_of(family))).sum().backward()
+    assert all(block.token_mask.grad is not None for block in model.blocks)
+
+
+def test_masks_add_next_to_nothing_to_what_is_saved_for_backward() -> None:
+    build = plain(img_size=64, embed_dim=128, num_heads=2, mlp_ratio=4.0)
+    model = build().train()
+    batch = torch.randn(4, 3, 64, 64)
+    plain_bytes = saved_bytes(model, batch)
+    assert saved_bytes(attach_masks(model), batch) < 1.1 * plain_bytes
+
+
+def saved_bytes(model: nn.Module, batch: Tensor) -> int:
+    """Bytes that a forward pass keeps for the backward pass, parameters apart."""
+    storages: dict[int, int] = {}
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(batch).sum()
+    saved = sum(storages.values())
+    loss.backward()
+    return saved
