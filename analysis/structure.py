@@ -1,6 +1,6 @@
 """What the networks keep: tokens, head dimensions and MLP units, by block and position."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,10 +24,13 @@ class StructureData(NamedTuple):
 
 
 class HeadData(NamedTuple):
-    """Dimensions kept per block (rows) and head (columns), the mean over the networks."""
+    """Dimensions kept per block (rows) and head (columns), the mean over the networks.
 
-    kept: np.ndarray  # (blocks, heads)
-    head_dim: int
+    Where a block has fewer heads than another, `kept` is NaN; `head_dims` are the dense widths.
+    """
+
+    kept: np.ndarray  # (blocks, most heads)
+    head_dims: np.ndarray  # (blocks,)
     networks: int
 
 
@@ -74,20 +77,23 @@ def structure_data(architectures: Mapping[int, slim.Architecture]) -> StructureD
 
 def kept_shares(architecture: slim.Architecture) -> dict[str, np.ndarray]:
     """The share kept per block, for each of tokens, mhsa and mlp."""
-    spec = architecture.spec
-    dims = np.array([architecture.dims_in(block) for block in range(spec.depth)])
+    blocks = architecture.spec.blocks
+    dims = [architecture.dims_in(index) for index in range(len(blocks))]
     return {
-        "tokens": np.array([len(kept) for kept in architecture.tokens]) / spec.num_patches,
-        "mhsa": dims / (spec.num_heads * spec.head_dim),
-        "mlp": np.array([len(kept) for kept in architecture.units]) / spec.mlp_hidden,
+        "tokens": _shares(map(len, architecture.tokens), [b.num_patches for b in blocks]),
+        "mhsa": _shares(dims, [b.num_heads * b.head_dim for b in blocks]),
+        "mlp": _shares(map(len, architecture.units), [b.mlp_hidden for b in blocks]),
     }
 
 
 def head_data(architectures: Mapping[int, slim.Architecture]) -> HeadData:
     """Dimensions kept per block and head, the mean over at least one network."""
-    kept = [[[len(d) for d in heads] for heads in a.heads] for a in architectures.values()]
-    spec = next(iter(architectures.values())).spec
-    return HeadData(np.mean(kept, axis=0), spec.head_dim, len(kept))
+    blocks = next(iter(architectures.values())).spec.blocks
+    kept = np.full((len(blocks), max(block.num_heads for block in blocks)), np.nan)
+    for index, block in enumerate(blocks):
+        dims = [[len(head) for head in a.heads[index]] for a in architectures.values()]
+        kept[index, : block.num_heads] = np.mean(dims, axis=0)
+    return HeadData(kept, np.array([block.head_dim for block in blocks]), len(architectures))
 
 
 def token_map(trial: int, architecture: slim.Architecture) -> TokenMap:
@@ -206,16 +212,18 @@ def draw_heads(data: HeadData) -> go.Figure:
             z=data.kept,
             x=list(range(heads)),
             y=list(range(blocks)),
+            customdata=np.tile(data.head_dims[:, None], (1, heads)),
             coloraxis="coloraxis",
             xgap=1,
             ygap=1,
             hovertemplate="head %{x}, block %{y}<br>"
-            f"%{{z:.1f}} of {data.head_dim} dimensions kept<extra></extra>",
+            "%{z:.1f} of %{customdata} dimensions kept<extra></extra>",
         )
     )
     figure.update_xaxes(title_text="Head", dtick=1, showgrid=False)
     figure.update_yaxes(title_text="Block", dtick=_block_step(blocks), showgrid=False)
-    scale = {"cmin": 0, "cmax": data.head_dim, "colorbar": {"title": {"text": "kept"}}}
+    bar = {"title": {"text": "kept"}}
+    scale = {"cmin": 0, "cmax": int(data.head_dims.max()), "colorbar": bar}
     figure.update_layout(template=theme.TEMPLATE, coloraxis={"colorscale": theme.SHARES, **scale})
     return figure
 
@@ -269,6 +277,10 @@ def draw_middle_against_ends(thirds: tuple[Thirds, ...]) -> go.Figure:
     figure.update_yaxes(title_text="Kept, mean over networks (%)", rangemode="tozero")
     figure.update_layout(template=theme.TEMPLATE, height=380, showlegend=True)
     return figure
+
+
+def _shares(kept: Iterable[int], dense: list[int]) -> np.ndarray:
+    return np.array(list(kept)) / np.array(dense)
 
 
 def _columns(shares: list[np.ndarray]) -> np.ndarray:

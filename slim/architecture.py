@@ -29,29 +29,29 @@ class Architecture:
         spec = self.spec
         if not len(self.tokens) == len(self.heads) == len(self.units) == spec.depth:
             raise FileFormatError(f"architecture does not have {spec.depth} blocks")
-        entering = set(range(spec.num_patches))
-        for block in range(spec.depth):
-            _check_indices(f"tokens of block {block}", self.tokens[block], spec.num_patches)
+        entering = set(range(spec.block(0).num_patches))
+        for block, dense in enumerate(spec.blocks):
+            _check_indices(f"tokens of block {block}", self.tokens[block], dense.num_patches)
             if not entering.issuperset(self.tokens[block]):
                 raise FileFormatError(f"block {block} keeps a token that was dropped before it")
             entering = set(self.tokens[block])
             if not entering and spec.needs_patches:
                 raise FileFormatError(f"block {block} keeps no patch token for the pooling")
-            if len(self.heads[block]) != spec.num_heads:
-                raise FileFormatError(f"block {block} does not name {spec.num_heads} heads")
+            if len(self.heads[block]) != dense.num_heads:
+                raise FileFormatError(f"block {block} does not name {dense.num_heads} heads")
             for head, dims in enumerate(self.heads[block]):
-                _check_indices(f"head {head} of block {block}", dims, spec.head_dim)
-            _check_indices(f"units of block {block}", self.units[block], spec.mlp_hidden)
+                _check_indices(f"head {head} of block {block}", dims, dense.head_dim)
+            _check_indices(f"units of block {block}", self.units[block], dense.mlp_hidden)
 
     @classmethod
     def dense(cls, spec: ModelSpec) -> "Architecture":
         """Everything kept."""
-        dims = tuple(range(spec.head_dim))
+        blocks = spec.blocks
         return cls(
             spec=spec,
-            tokens=(tuple(range(spec.num_patches)),) * spec.depth,
-            heads=((dims,) * spec.num_heads,) * spec.depth,
-            units=(tuple(range(spec.mlp_hidden)),) * spec.depth,
+            tokens=tuple(tuple(range(block.num_patches)) for block in blocks),
+            heads=tuple((tuple(range(block.head_dim)),) * block.num_heads for block in blocks),
+            units=tuple(tuple(range(block.mlp_hidden)) for block in blocks),
         )
 
     @property

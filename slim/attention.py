@@ -33,7 +33,7 @@ def head_order(architecture: Architecture, block: int) -> HeadOrder:
     """Lay a block's non-empty heads out by width, ties by index."""
     heads = architecture.heads[block]
     kept = sorted((h for h in range(len(heads)) if heads[h]), key=lambda h: (len(heads[h]), h))
-    head_dim = architecture.spec.head_dim
+    head_dim = architecture.spec.block(block).head_dim
     groups, start = [], 0
     for width, members in groupby(kept, key=lambda h: len(heads[h])):
         num_heads = len(list(members))
@@ -82,16 +82,16 @@ class SlimAttention(nn.Module):
 
     def __init__(self, architecture: Architecture, block: int) -> None:
         super().__init__()
-        spec = architecture.spec
+        spec, dense = architecture.spec, architecture.spec.block(block)
         order = head_order(architecture, block)
         self.groups = order.groups
-        self.scale = spec.head_dim**-0.5
+        self.scale = dense.head_dim**-0.5
         total = len(order.rows)
-        self.qkv = nn.Linear(spec.embed_dim, 3 * total, bias=spec.qkv_bias)
-        dims = [row % spec.head_dim for row in order.rows]
+        self.qkv = nn.Linear(dense.embed_dim, 3 * total, bias=spec.qkv_bias)
+        dims = [row % dense.head_dim for row in order.rows]
         self.q_norm = HeadNorm(dims, spec.norm_layer, spec.norm_eps) if spec.qk_norm else None
         self.k_norm = HeadNorm(dims, spec.norm_layer, spec.norm_eps) if spec.qk_norm else None
-        self.proj = nn.Linear(total, spec.embed_dim, bias=spec.proj_bias)
+        self.proj = nn.Linear(total, dense.embed_dim, bias=spec.proj_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: (B, N, D) to (B, N, D)."""

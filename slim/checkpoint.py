@@ -48,11 +48,10 @@ class MaskCheckpoint:
     ) -> "MaskCheckpoint":
         """Take a masked model as it stands; tensors are copied to the CPU."""
         weights = {k: t.detach().cpu().clone() for k, t in masked.dense_state().items()}
-        masks = masked.masks()
         return cls(
             spec=masked.spec,
             weights=weights,
-            masks=Scores(masks.tokens.cpu(), masks.mhsa.cpu(), masks.mlp.cpu()),
+            masks=masked.masks().map(Tensor.cpu),
             data=data or {},
             metrics=metrics or {},
         )
@@ -112,18 +111,18 @@ class MaskCheckpoint:
         return cls._assemble(tensors, header)
 
     def _tensors(self) -> dict[str, Tensor]:
-        masks = {f"mask.{name}": getattr(self.masks, name) for name in MASKS}
-        return {f"weight.{name}": tensor for name, tensor in self.weights.items()} | masks
+        weights = {f"weight.{name}": tensor for name, tensor in self.weights.items()}
+        return weights | _by_name(self.masks)
 
     @classmethod
     def _assemble(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> "MaskCheckpoint":
-        prefix = "weight."
+        prefix, spec = "weight.", ModelSpec.from_json(header["spec"])
         return cls(
-            spec=ModelSpec.from_json(header["spec"]),
+            spec=spec,
             weights={
                 k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)
             },
-            masks=Scores(*(tensors[f"mask.{name}"] for name in MASKS)),
+            masks=_from_names(spec, tensors),
             data=header["data"],
             metrics=header["metrics"],
         )
@@ -139,11 +138,26 @@ def _read_header(header: dict[str, Any]) -> ModelSpec:
 def _expected_shapes(spec: ModelSpec) -> dict[str, torch.Size]:
     with torch.device("meta"):
         dense = spec.build()
-    shapes = {f"weight.{name}": t.shape for name, t in dense.state_dict().items()}
-    shapes["mask.tokens"] = torch.Size([spec.depth, spec.num_patches])
-    shapes["mask.mhsa"] = torch.Size([spec.depth, spec.num_heads, spec.head_dim])
-    shapes["mask.mlp"] = torch.Size([spec.depth, spec.mlp_hidden])
-    return shapes
+        masks = _by_name(Scores.fill(spec, torch.empty))
+    weights = {f"weight.{name}": t.shape for name, t in dense.state_dict().items()}
+    return weights | {name: mask.shape for name, mask in masks.items()}
+
+
+def _by_name(masks: Scores) -> dict[str, Tensor]:
+    """Masks under the names they have in a file: `mask.mhsa.3` is that of block 3."""
+    return {
+        f"mask.{dimension}.{block}": mask
+        for dimension in MASKS
+        for block, mask in enumerate(getattr(masks, dimension))
+    }
+
+
+def _from_names(spec: ModelSpec, tensors: dict[str, Tensor]) -> Scores:
+    """What `_by_name` named."""
+    blocks = range(spec.depth)
+    return Scores(
+        *(tuple(tensors[f"mask.{dimension}.{i}"] for i in blocks) for dimension in MASKS)
+    )
 
 
 def tensor_view(array: np.ndarray) -> Tensor:

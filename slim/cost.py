@@ -57,8 +57,8 @@ def paper_macs(architecture: Architecture) -> int:
 
 
 def _paper_block(architecture: Architecture, block: int, tokens: int) -> int:
-    spec = architecture.spec
-    width, heads = spec.embed_dim, spec.num_heads
+    spec, dense = architecture.spec, architecture.spec.block(block)
+    width, heads = dense.embed_dim, dense.num_heads
     dims, units = architecture.dims_in(block), len(architecture.units[block])
     rows = units * (2 if spec.gated else 1)
     attention = 4 * tokens * width * dims + 2 * tokens * tokens * dims
@@ -71,32 +71,32 @@ def _norm_params(spec: ModelSpec, width: int) -> int:
     return width * (2 if spec.norm_layer == "layernorm" else 1)
 
 
-def _branch_params(spec: ModelSpec) -> int:
+def _branch_params(spec: ModelSpec, width: int) -> int:
     """The norm before a branch and the LayerScale after it."""
-    return _norm_params(spec, spec.embed_dim) + spec.embed_dim * spec.layer_scale
+    return _norm_params(spec, width) + width * spec.layer_scale
 
 
 def _attention(architecture: Architecture, block: int) -> Cost:
     spec, tokens = architecture.spec, architecture.tokens_in(block)
-    width, dims = spec.embed_dim, architecture.dims_in(block)
+    width, dims = spec.block(block).embed_dim, architecture.dims_in(block)
     if not dims:
         return Cost(0, width * spec.proj_bias)
     macs = 3 * tokens * width * dims + 2 * tokens * tokens * dims + tokens * dims * width
     params = 4 * width * dims + 3 * dims * spec.qkv_bias + width * spec.proj_bias
     used = len(set().union(*architecture.heads[block]))  # heads share the weights of a qk-norm
     qk_norm = 2 * _norm_params(spec, used) * spec.qk_norm
-    return Cost(macs, params + qk_norm + _branch_params(spec))
+    return Cost(macs, params + qk_norm + _branch_params(spec, width))
 
 
 def _mlp(architecture: Architecture, block: int) -> Cost:
     spec, tokens = architecture.spec, architecture.tokens_in(block)
-    width, units = spec.embed_dim, len(architecture.units[block])
+    width, units = spec.block(block).embed_dim, len(architecture.units[block])
     if not units:
         return Cost(0, width * spec.proj_bias)
     rows = units * (2 if spec.gated else 1)
     macs = tokens * width * (rows + units)
     params = width * (rows + units) + (rows + width) * spec.proj_bias
-    return Cost(macs, params + _branch_params(spec))
+    return Cost(macs, params + _branch_params(spec, width))
 
 
 def _stem(spec: ModelSpec) -> Cost:

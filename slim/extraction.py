@@ -49,7 +49,6 @@ def _cut(checkpoint: MaskCheckpoint, architecture: Architecture) -> dict[str, Te
 def _cut_attention(
     checkpoint: MaskCheckpoint, architecture: Architecture, block: int, dense: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    spec = checkpoint.spec
     rows = head_order(architecture, block).rows
     if not rows:
         return _constant("attn", dense.get("attn.proj.bias"), dense.get("ls1.gamma"))
@@ -57,11 +56,11 @@ def _cut_attention(
     fold = checkpoint.masks.mhsa[block].flatten()[rows]
     qkv = dense["attn.qkv.weight"].unflatten(0, (3, -1))[:, rows]  # (3, S, D)
     cut["attn.qkv.weight"] = (qkv * fold[:, None]).flatten(0, 1)
-    if spec.qkv_bias:
+    if "attn.qkv.bias" in dense:
         bias = dense["attn.qkv.bias"].unflatten(0, (3, -1))[:, rows]
         cut["attn.qkv.bias"] = (bias * fold).flatten()
     cut["attn.proj.weight"] = dense["attn.proj.weight"][:, rows]
-    used = sorted({row % spec.head_dim for row in rows})
+    used = sorted({row % checkpoint.spec.block(block).head_dim for row in rows})
     for name in dense:
         if name.startswith(("attn.q_norm.", "attn.k_norm.")):
             cut[name] = dense[name][used]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from slim.errors import FileFormatError
 
-VERSION = 1
+VERSION = 2
 LARGEST_HEADER = 64 * 1024 * 1024
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 

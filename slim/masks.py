@@ -174,14 +174,18 @@ class MaskedVisionTransformer(nn.Module):
         """Parameters that get no weight decay, as timm's models tell."""
         return {f"vit.{name}" for name in self.vit.no_weight_decay()}
 
-    def masks(self) -> Scores:
-        """The masks as they stand, detached copies."""
+    def live_masks(self) -> Scores:
+        """The mask parameters themselves, by dimension and block."""
         blocks = self.blocks
         return Scores(
-            tokens=torch.stack([block.token_mask.detach() for block in blocks]),
-            mhsa=torch.stack([block.attn.mask.detach() for block in blocks]),
-            mlp=torch.stack([block.mlp.mask.detach() for block in blocks]),
+            tokens=tuple(block.token_mask for block in blocks),
+            mhsa=tuple(block.attn.mask for block in blocks),
+            mlp=tuple(block.mlp.mask for block in blocks),
         )
+
+    def masks(self) -> Scores:
+        """The masks as they stand, detached copies."""
+        return self.live_masks().map(lambda mask: mask.detach().clone())
 
     @torch.no_grad()
     def set_masks(self, masks: Scores) -> None:

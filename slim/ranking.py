@@ -1,5 +1,6 @@
 """Where a budget becomes indices: one global order per dimension, over all blocks."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,15 +16,35 @@ from slim.spec import ModelSpec
 class Scores:
     """How much each part is worth; only the order within a dimension matters.
 
+    Each dimension has one tensor per block; blocks may differ in shape.
+
     Args:
-        tokens: (blocks, patches).
-        mhsa: (blocks, heads, head dimensions).
-        mlp: (blocks, units).
+        tokens: Per block (patches,).
+        mhsa: Per block (heads, head dimensions).
+        mlp: Per block (units,).
     """
 
-    tokens: Tensor
-    mhsa: Tensor
-    mlp: Tensor
+    tokens: tuple[Tensor, ...]
+    mhsa: tuple[Tensor, ...]
+    mlp: tuple[Tensor, ...]
+
+    @classmethod
+    def fill(cls, spec: ModelSpec, make: Callable[[tuple[int, ...]], Tensor]) -> "Scores":
+        """Scores of a model, each tensor made from its shape (`torch.ones`, `torch.rand`, ...)."""
+        blocks = spec.blocks
+        return cls(
+            tokens=tuple(make((block.num_patches,)) for block in blocks),
+            mhsa=tuple(make((block.num_heads, block.head_dim)) for block in blocks),
+            mlp=tuple(make((block.mlp_hidden,)) for block in blocks),
+        )
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Scores":
+        """Every tensor changed."""
+        return Scores(
+            tokens=tuple(map(change, self.tokens)),
+            mhsa=tuple(map(change, self.mhsa)),
+            mlp=tuple(map(change, self.mlp)),
+        )
 
 
 def select(spec: ModelSpec, scores: Scores, budget: Budget) -> Architecture:
@@ -47,28 +68,33 @@ def select(spec: ModelSpec, scores: Scores, budget: Budget) -> Architecture:
     )
 
 
-def _kept(scores: Tensor, share: float) -> Tensor:
-    """Mark the best entries of a tensor of scores: booleans of its shape."""
-    order = torch.sort(scores.flatten().double(), descending=True, stable=True).indices
-    kept = torch.zeros(scores.numel(), dtype=torch.bool)
-    kept[order[: round(share * scores.numel())]] = True
-    return kept.view(scores.shape)
+def _kept(scores: Sequence[Tensor], share: float) -> list[Tensor]:
+    """Mark the best entries over all blocks: per block, booleans of its scores' shape."""
+    flat = torch.cat([block.flatten() for block in scores]).double()
+    order = torch.sort(flat, descending=True, stable=True).indices
+    kept = torch.zeros(len(flat), dtype=torch.bool)
+    kept[order[: round(share * len(flat))]] = True
+    parts = kept.split([block.numel() for block in scores])
+    return [part.view(block.shape) for part, block in zip(parts, scores, strict=True)]
 
 
-def _monotone_token_scores(spec: ModelSpec, scores: Tensor, budget: Budget) -> Tensor:
-    """Scores (blocks, patches) that never rise with depth, so that any cut nests."""
-    monotone = scores.double().flip(0).cummax(dim=0).values.flip(0)
+def _monotone_token_scores(
+    spec: ModelSpec, scores: Sequence[Tensor], budget: Budget
+) -> tuple[Tensor, ...]:
+    """Scores that never rise with depth, so that any cut nests."""
+    stacked = torch.stack(list(scores)).double()  # (blocks, patches)
+    monotone = stacked.flip(0).cummax(dim=0).values.flip(0)
     if not spec.needs_patches:
-        return monotone
-    slots = round(budget.tokens * scores.numel())
+        return monotone.unbind()
+    slots = round(budget.tokens * stacked.numel())
     if slots < spec.depth:
         raise BudgetError(
-            f"budget tokens={budget.tokens} keeps {slots} of {scores.numel()} token slots, but a "
+            f"budget tokens={budget.tokens} keeps {slots} of {stacked.numel()} token slots, but a "
             f"model that pools patch tokens needs one in each of its {spec.depth} blocks; "
-            f"give at least {spec.depth / scores.numel():.4g}"
+            f"give at least {spec.depth / stacked.numel():.4g}"
         )
     monotone[:, monotone[-1].argmax()] = torch.inf
-    return monotone
+    return monotone.unbind()
 
 
 def _indices(kept: Tensor) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from slim.masks import MaskedVisionTransformer
@@ -32,16 +33,17 @@ class Penalty:
 
 def penalty_of(masked: MaskedVisionTransformer, penalty: Penalty) -> Tensor:
     """The weighted sum of the mean absolute masks: a scalar, whatever batch and processes."""
-    blocks = masked.blocks
-    share = 1 / len(blocks)
-    total = blocks[0].token_mask.new_zeros(())
-    for block in blocks:
-        total = total + share * (
-            penalty.tokens * block.token_mask.abs().mean()
-            + penalty.mhsa * block.attn.mask.abs().mean()
-            + penalty.mlp * block.mlp.mask.abs().mean()
-        )
-    return total
+    masks = masked.live_masks()
+    return (
+        penalty.tokens * _mean(masks.tokens)
+        + penalty.mhsa * _mean(masks.mhsa)
+        + penalty.mlp * _mean(masks.mlp)
+    )
+
+
+def _mean(masks: tuple[Tensor, ...]) -> Tensor:
+    """The mean absolute value over all blocks: a scalar."""
+    return torch.cat([mask.flatten() for mask in masks]).abs().mean()
 
 
 def search_training(

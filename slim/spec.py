@@ -30,6 +30,25 @@ POOLINGS = ("token", "avg", "max", "avgmax", "map")
 
 
 @dataclass(frozen=True)
+class BlockSpec:
+    """What one dense block holds.
+
+    Args:
+        embed_dim: Width of a token.
+        num_heads: Attention heads.
+        head_dim: Dimensions of a head.
+        mlp_hidden: MLP units, those that enter `fc2`.
+        num_patches: Patch tokens that enter the block, prefix tokens not counted.
+    """
+
+    embed_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_hidden: int
+    num_patches: int
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """What it takes to build one dense Vision Transformer of timm.
 
@@ -86,10 +105,21 @@ class ModelSpec:
         reads_prefix = self.global_pool == "token" or self.pool_include_prefix
         return not (self.num_prefix_tokens and reads_prefix)
 
+    def block(self, index: int) -> BlockSpec:
+        """One block; here they are all alike."""
+        del index
+        return BlockSpec(
+            embed_dim=self.embed_dim,
+            num_heads=self.num_heads,
+            head_dim=self.embed_dim // self.num_heads,
+            mlp_hidden=self.mlp_hidden,
+            num_patches=self.num_patches,
+        )
+
     @property
-    def head_dim(self) -> int:
-        """Dimensions of one dense head."""
-        return self.embed_dim // self.num_heads
+    def blocks(self) -> tuple[BlockSpec, ...]:
+        """All blocks, in order."""
+        return tuple(self.block(index) for index in range(self.depth))
 
     @property
     def input_size(self) -> tuple[int, int, int]:

@@ -2,7 +2,8 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -222,9 +223,6 @@ def _planned(spec: ModelSpec, scores: Scores, number: int, budget: Budget) -> Pl
 def _random_scores(spec: ModelSpec) -> Scores:
     """Stand-ins before the search: with all tokens kept, the totals do not depend on them."""
     generator = torch.Generator().manual_seed(0)
-    return Scores(
-        tokens=torch.rand(spec.num_patches, generator=generator).expand(spec.depth, -1)
-        - torch.linspace(0, 1, spec.depth)[:, None],
-        mhsa=torch.rand(spec.depth, spec.num_heads, spec.head_dim, generator=generator),
-        mlp=torch.rand(spec.depth, spec.mlp_hidden, generator=generator),
-    )
+    scores = Scores.fill(spec, partial(torch.rand, generator=generator))
+    falling = torch.linspace(0, -1, spec.depth).unbind()
+    return replace(scores, tokens=tuple(scores.tokens[0] + height for height in falling))

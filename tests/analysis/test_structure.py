@@ -56,7 +56,7 @@ def test_heads_are_the_mean_over_the_networks(
     data = head_data({0: slim.Architecture.dense(checkpoint.spec), 5: hill})
     assert data.kept[0].tolist() == [5, 4]
     assert data.kept[5].tolist() == [4, 4]
-    assert (data.head_dim, data.networks) == (8, 2)
+    assert (data.head_dims.tolist(), data.networks) == ([8] * 6, 2)
 
 
 def test_the_token_map_counts_the_blocks_of_each_position(hill: slim.Architecture) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from slim import Architecture, ModelSpec
+from slim.spec import BlockSpec
 
 Indices = tuple[int, ...]
 
@@ -22,17 +23,17 @@ def architectures(draw: st.DrawFn, spec: ModelSpec) -> Architecture:
     """Uneven heads, heads, MLPs and blocks pruned whole, tokens that nest, down to none."""
     tokens, heads, units = [], [], []
     entering = tuple(range(spec.num_patches))
-    for _ in range(spec.depth):
+    for dense in spec.blocks:
         entering = draw(subsets(entering)) or (entering[:1] if spec.needs_patches else ())
         gone = draw(st.sampled_from(["nothing", "nothing", "nothing", "attention", "block"]))
         tokens.append(entering)
-        heads.append(draw(_heads(spec)) if gone == "nothing" else ((),) * spec.num_heads)
-        units.append(draw(subsets(tuple(range(spec.mlp_hidden)))) if gone != "block" else ())
+        heads.append(draw(_heads(dense)) if gone == "nothing" else ((),) * dense.num_heads)
+        units.append(draw(subsets(tuple(range(dense.mlp_hidden)))) if gone != "block" else ())
     return Architecture(spec, tuple(tokens), tuple(heads), tuple(units))
 
 
-def _heads(spec: ModelSpec) -> st.SearchStrategy[tuple[Indices, ...]]:
-    return st.tuples(*[subsets(tuple(range(spec.head_dim)))] * spec.num_heads)
+def _heads(dense: BlockSpec) -> st.SearchStrategy[tuple[Indices, ...]]:
+    return st.tuples(*[subsets(tuple(range(dense.head_dim)))] * dense.num_heads)
 
 
 def without_head(spec: ModelSpec) -> Architecture:
@@ -52,7 +53,7 @@ def without_mlp(spec: ModelSpec) -> Architecture:
 def without_block(spec: ModelSpec) -> Architecture:
     """Attention and MLP of the middle block are pruned whole."""
     everything = Architecture.dense(spec)
-    none = ((),) * spec.num_heads
+    none = ((),) * spec.block(1).num_heads
     return replace(without_mlp(spec), heads=(everything.heads[0], none, everything.heads[2]))
 
 
@@ -70,7 +71,7 @@ def uneven(spec: ModelSpec) -> Architecture:
         spec,
         tokens=tuple(tuple(range(1, last - block)) for block in range(spec.depth)),
         heads=(((0, 2), (1, 2, 3), (3,)),) * spec.depth,
-        units=(tuple(range(0, spec.mlp_hidden, 2)),) * spec.depth,
+        units=tuple(tuple(range(0, dense.mlp_hidden, 2)) for dense in spec.blocks),
     )
 
 

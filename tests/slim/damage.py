@@ -125,7 +125,8 @@ HEADER: dict[str, Callable[[Path], object]] = {
     "a number too long": lambda folder: header_of(folder).write_text("9" * 10_000),
     "another format": lambda folder: edit_header(folder, format="vit-slim something\nelse"),
     "no format": lambda folder: drop_from_header(folder, "format"),
-    "newer version": lambda folder: edit_header(folder, version=2),
+    "newer version": lambda folder: edit_header(folder, version=3),
+    "older version": lambda folder: edit_header(folder, version=1),
     "a version of text": lambda folder: edit_header(folder, version="1\n"),
     "no version": lambda folder: drop_from_header(folder, "version"),
 }

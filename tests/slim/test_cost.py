@@ -1,7 +1,7 @@
 """Costs are exact: those of the formula, of the counted operations and of the paper's tables."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import timm
@@ -70,12 +70,7 @@ def real(name: str) -> tuple[ModelSpec, Scores]:
     with torch.device("meta"):
         spec = read_spec(timm.create_model(name))
     random = torch.Generator().manual_seed(0)
-    shapes = (
-        (spec.depth, spec.num_patches),
-        (spec.depth, spec.num_heads, spec.head_dim),
-        (spec.depth, spec.mlp_hidden),
-    )
-    return spec, Scores(*(torch.rand(shape, generator=random) for shape in shapes))
+    return spec, Scores.fill(spec, partial(torch.rand, generator=random))
 
 
 # ViT-Slim (arXiv 2201.00814), tables of DeiT-S and DeiT-B: params in millions, "FLOPs" in 1e9.

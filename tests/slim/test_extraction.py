@@ -102,13 +102,13 @@ def zeroed_and_gathered(model: nn.Module, architecture: Architecture, x: Tensor)
     spec, model = architecture.spec, copy.deepcopy(model)
     x = model.norm_pre(model._pos_embed(model.patch_embed(x)))
     prefix, left = range(spec.num_prefix_tokens), tuple(range(spec.num_patches))
-    for i, block in enumerate(model.blocks):
-        kept = torch.zeros(3, spec.num_heads, spec.head_dim, dtype=x.dtype)
+    for i, (block, widths) in enumerate(zip(model.blocks, spec.blocks, strict=True)):
+        kept = torch.zeros(3, widths.num_heads, widths.head_dim, dtype=x.dtype)
         for head, dims in enumerate(architecture.heads[i]):
             kept[:, head, list(dims)] = 1
         for parameter in block.attn.qkv.parameters():
             parameter.mul_(kept.flatten() if parameter.ndim == 1 else kept.flatten()[:, None])
-        units = torch.zeros(spec.mlp_hidden, dtype=x.dtype)
+        units = torch.zeros(widths.mlp_hidden, dtype=x.dtype)
         units[list(architecture.units[i])] = 1
         block.mlp.fc2.weight.mul_(units)
         places = [left.index(position) for position in architecture.tokens[i]]

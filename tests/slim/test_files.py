@@ -121,7 +121,7 @@ def test_a_folder_that_is_not_there_is_refused(name, folder):
 
 def test_a_newer_version_tells_what_to_do(folder):
     damage.edit_header(folder, version=7)
-    with pytest.raises(FileFormatError, match="version 7, this package reads 1; use the release"):
+    with pytest.raises(FileFormatError, match="version 7, this package reads 2; use the release"):
         read_tensors(folder, "model", KIND)
 
 
@@ -168,7 +168,7 @@ def test_a_file_in_the_place_of_the_folder_stays(tmp_path):
 
 def test_the_header_carries_format_version_and_checksum(folder):
     header = json.loads((folder / "config.json").read_text())
-    assert (header["format"], header["version"]) == (KIND, 1)
+    assert (header["format"], header["version"]) == (KIND, 2)
     assert len(header["sha256"]) == 64
 
 

@@ -1,6 +1,7 @@
 """A budget keeps exactly its share of each dimension, best first."""
 
-from itertools import pairwise
+from collections.abc import Iterable
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -24,14 +25,7 @@ def scores(draw: st.DrawFn, spec: ModelSpec) -> Scores:
     random = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     values = draw(st.sampled_from([1, 3, 1000]))
 
-    def part(*shape: int) -> torch.Tensor:
-        return torch.randint(values, shape, generator=random) / values
-
-    return Scores(
-        part(spec.depth, spec.num_patches),
-        part(spec.depth, spec.num_heads, spec.head_dim),
-        part(spec.depth, spec.mlp_hidden),
-    )
+    return Scores.fill(spec, lambda shape: torch.randint(values, shape, generator=random) / values)
 
 
 def budgets(spec: ModelSpec) -> st.SearchStrategy[Budget]:
@@ -43,10 +37,17 @@ def totals(spec: ModelSpec) -> dict[str, int]:
     return Architecture.dense(spec).kept()
 
 
-def best(values: torch.Tensor, count: int) -> set[int]:
-    """Places of the largest values; of equal ones the first."""
-    order = sorted(range(values.numel()), key=lambda i: (-float(values.flatten()[i]), i))
-    return set(order[:count])
+Place = tuple[int, ...]
+
+
+def best(values: Iterable[torch.Tensor], count: int) -> set[Place]:
+    """Places (block, index in it) of the largest values; of equal ones the first."""
+    worth = {
+        (block, *place): float(part[place])
+        for block, part in enumerate(values)
+        for place in product(*map(range, part.shape))
+    }
+    return set(sorted(worth, key=lambda place: (-worth[place], place))[:count])
 
 
 @pytest.mark.parametrize("family", ["vit", "siglip", "avg", "avgmax"])
@@ -68,14 +69,14 @@ def test_the_best_are_kept_and_ties_go_to_the_lower_index(data):
     chosen = select(spec, values, budget)
     kept = chosen.kept()
     dims = {
-        (block * spec.num_heads + head) * spec.head_dim + dim
+        (block, head, dim)
         for block, heads in enumerate(chosen.heads)
         for head, kept_dims in enumerate(heads)
         for dim in kept_dims
     }
-    units = {b * spec.mlp_hidden + unit for b, row in enumerate(chosen.units) for unit in row}
-    tokens = {b * spec.num_patches + token for b, row in enumerate(chosen.tokens) for token in row}
-    worth = torch.stack([values.tokens[block:].amax(dim=0) for block in range(spec.depth)])
+    units = {(block, unit) for block, row in enumerate(chosen.units) for unit in row}
+    tokens = {(block, token) for block, row in enumerate(chosen.tokens) for token in row}
+    worth = [torch.stack(values.tokens[b:]).amax(dim=0) for b in range(spec.depth)]
     assert dims == best(values.mhsa, kept["mhsa"])
     assert units == best(values.mlp, kept["mlp"])
     assert tokens == best(worth, kept["tokens"])
@@ -129,7 +130,7 @@ def test_a_model_that_pools_patches_keeps_one_in_each_block(family, data):
 @pytest.mark.parametrize("family", POOLS_PATCHES)
 def test_a_budget_without_one_in_each_block_is_refused_and_told_the_smallest(family):
     spec = spec_of(family)
-    flat = Scores(*(torch.ones(shape) for shape in ((3, spec.num_patches), (3, 3, 4), (3, 12))))
+    flat = Scores.fill(spec, torch.ones)
     with pytest.raises(BudgetError, match=r"tokens=0\.1 keeps 2 of 18 .* give at least 0\.1667"):
         select(spec, flat, Budget(0.1, 1, 1))
 
@@ -149,6 +150,6 @@ def test_prefix_tokens_are_never_dropped(family, data):
 @pytest.mark.parametrize("dimension", SMALLEST)
 def test_the_smallest_budgets_still_select(dimension):
     spec = spec_of("siglip")
-    flat = Scores(*(torch.ones(shape) for shape in ((3, 6), (3, 3, 4), (3, 12))))
+    flat = Scores.fill(spec, torch.ones)
     chosen = select(spec, flat, Budget(**{dimension: SMALLEST[dimension]}))
     assert chosen.kept()[dimension] == round(SMALLEST[dimension] * totals(spec)[dimension])

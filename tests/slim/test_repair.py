@@ -6,7 +6,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import slim
-from slim.ranking import Scores
 
 
 def dense_model(**changes: object) -> nn.Module:
@@ -21,10 +20,7 @@ def dense_model(**changes: object) -> nn.Module:
 
 def checkpoint_of(vit: nn.Module) -> slim.MaskCheckpoint:
     masked = slim.attach_masks(vit)
-    shapes = masked.masks()
-    masked.set_masks(
-        Scores(*(torch.rand_like(t) * 0.5 + 0.5 for t in (shapes.tokens, shapes.mhsa, shapes.mlp)))
-    )
+    masked.set_masks(masked.masks().map(lambda mask: torch.rand_like(mask) * 0.5 + 0.5))
     return slim.MaskCheckpoint.from_model(masked)
 
 

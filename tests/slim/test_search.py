@@ -46,6 +46,12 @@ def weights_of(masked: MaskedVisionTransformer) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in masked.dense_state().items()}
 
 
+def whole_masks(masked: MaskedVisionTransformer) -> tuple[Tensor, Tensor, Tensor]:
+    """The token, MHSA and MLP masks of all blocks in one tensor each."""
+    masks = masked.masks()
+    return torch.cat(masks.tokens), torch.cat(masks.mhsa), torch.cat(masks.mlp)
+
+
 def spread_masks(masked: MaskedVisionTransformer) -> None:
     """Give every mask a value of its own."""
     random = torch.Generator().manual_seed(3)
@@ -65,9 +71,9 @@ def test_the_penalty_is_the_weighted_mean_of_the_masks(penalty):
     spread_masks(masked)
     masks = masked.masks()
     by_hand = (
-        penalty.tokens * sum(masks.tokens.flatten().tolist()) / (3 * 4)  # 3 blocks of 4 patches
-        + penalty.mhsa * sum(masks.mhsa.flatten().tolist()) / (3 * 16)
-        + penalty.mlp * sum(masks.mlp.flatten().tolist()) / (3 * 32)
+        penalty.tokens * sum(torch.cat(masks.tokens).tolist()) / (3 * 4)  # 3 blocks of 4 patches
+        + penalty.mhsa * sum(torch.cat(masks.mhsa).flatten().tolist()) / (3 * 16)
+        + penalty.mlp * sum(torch.cat(masks.mlp).tolist()) / (3 * 32)
     )
     assert float(penalty_of(masked, penalty).detach()) == pytest.approx(by_hand, rel=1e-5)
 
@@ -120,21 +126,20 @@ def test_masks_move_and_stay_where_they_mean_something(mask_lr):
     masked = tiny_masked()
     recipe = replace(RECIPE, epochs=3)
     for epoch in search(masked, recipe, Penalty(), mask_lr).epochs():
-        masks = masked.masks()
+        tokens, mhsa, mlp = whole_masks(masked)
         assert math.isfinite(epoch.loss)
-        assert float(masks.tokens.min()) >= LOWEST
-        for part in (masks.tokens, masks.mhsa, masks.mlp):
+        assert float(tokens.min()) >= LOWEST
+        for part in (tokens, mhsa, mlp):
             assert bool(part.isfinite().all())
             assert float(part.min()) >= 0
             assert float(part.max()) <= 1
-    assert all(float(part.min()) < 0.95 for part in (masks.tokens, masks.mhsa, masks.mlp))
+    assert all(float(part.min()) < 0.95 for part in whole_masks(masked))
 
 
 def test_masks_come_to_rank():
     masked = tiny_masked()
     list(search(masked, replace(RECIPE, epochs=3), Penalty()).epochs())
-    masks = masked.masks()
-    for part in (masks.tokens, masks.mhsa, masks.mlp):
+    for part in whole_masks(masked):
         assert len(part.unique()) > part.numel() // 2
 
 
@@ -153,7 +158,7 @@ def test_masks_stay_in_range_after_every_step():
     assert len(ranges) == STEPS * 3 * 2
     assert min(low for low, _ in ranges) == 0
     assert max(high for _, high in ranges) <= 1
-    assert float(masked.masks().tokens.min()) == LOWEST
+    assert float(torch.cat(masked.masks().tokens).min()) == LOWEST
 
 
 def test_masks_have_a_learning_rate_of_their_own():
@@ -161,8 +166,7 @@ def test_masks_have_a_learning_rate_of_their_own():
     before = weights_of(masked)
     training = search(masked, penalty=Penalty(), mask_lr=0.03, objective=no_loss)
     training.step(*a_batch(), update=1)
-    masks = masked.masks()
-    for part in (masks.tokens, masks.mhsa, masks.mlp):  # Adam's first step is the learning rate
+    for part in whole_masks(masked):  # Adam's first step is the learning rate
         torch.testing.assert_close(part, torch.full_like(part, 0.97), rtol=0, atol=1e-4)
     assert_equal(weights_of(masked), before)
 
@@ -208,8 +212,7 @@ def test_weight_decay_leaves_masks_norms_biases_and_embeddings_alone():
 def test_without_penalty_and_learning_rate_masks_stay_near_1():
     masked = tiny_masked()
     list(search(masked, mask_lr=1e-7).epochs())
-    masks = masked.masks()
-    for part in (masks.tokens, masks.mhsa, masks.mlp):
+    for part in whole_masks(masked):
         torch.testing.assert_close(part, torch.ones_like(part), rtol=0, atol=1e-5)
 
 
@@ -217,7 +220,7 @@ def test_a_heavier_penalty_leaves_smaller_masks():
     def mean_of(weight: float) -> float:
         masked = tiny_masked()
         list(search(masked, replace(RECIPE, epochs=3), Penalty(0.0, 0.0, weight)).epochs())
-        return float(masked.masks().mlp.mean())
+        return float(torch.cat(masked.masks().mlp).mean())
 
     assert mean_of(5.0) < mean_of(0.0) - 0.05
 
@@ -225,7 +228,7 @@ def test_a_heavier_penalty_leaves_smaller_masks():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prefix_tokens_carry_no_mask(family):
     masked, spec = attach_masks(dense(family)), spec_of(family)
-    assert masked.masks().tokens.shape == (spec.depth, spec.num_patches)
+    assert [len(mask) for mask in masked.masks().tokens] == [spec.num_patches] * spec.depth
     with torch.no_grad():
         for block in masked.blocks:
             block.token_mask.fill_(SMALLEST_TOKEN_MASK)
@@ -262,7 +265,8 @@ def test_the_average_that_is_kept_covers_the_masks():
     kept = training.evaluated
     assert isinstance(kept, MaskedVisionTransformer)
     torch.testing.assert_close(copy_of(kept), average, rtol=1e-5, atol=1e-6)
-    assert float(kept.masks().mhsa.mean()) > float(masked.masks().mhsa.mean())  # it lags behind
+    ours, theirs = (torch.cat(model.masks().mhsa) for model in (kept, masked))
+    assert float(ours.mean()) > float(theirs.mean())  # it lags behind
     assert epochs[-1].val_top1 == top1(kept, bars(), "val", PREPROCESSING)
 
 

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import Attention, ParallelScalingBlock, ResP
 from torch import nn
 
 from slim import FileFormatError, ModelSpec, UnsupportedModelError, attach_masks
-from slim.spec import read_spec
+from slim.spec import BlockSpec, read_spec
 from tests.slim.families import FAMILIES, SIZES, dense, images, named, plain, spec_of
 
 
@@ -63,7 +63,10 @@ def test_it_tells_the_sizes_of_a_model():
     assert spec.grid_size == (2, 3)
     assert spec.num_patches == 6
     assert spec.num_prefix_tokens == 5  # CLS and four registers
-    assert spec.head_dim == 4
+    assert spec.block(2) == BlockSpec(
+        embed_dim=12, num_heads=3, head_dim=4, mlp_hidden=12, num_patches=6
+    )
+    assert spec.blocks == (spec.block(0),) * 3
     assert (spec.mlp_hidden, spec.mlp_width, spec.gated) == (12, 24, True)
 
 
