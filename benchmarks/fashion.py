@@ -7,6 +7,7 @@ Debian's dataset-fashion-mnist, or its four files in the folder given by --data.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ RECIPE = Recipe(
     label_smoothing=0.1,
     augmentation=Augmentation(affine=False, hflip=0.5),
 )
+RECIPES = (RECIPE, replace(RECIPE, epochs=5, lr=1e-3))  # the second is a warm restart
 console = Console()
 
 
@@ -68,11 +70,13 @@ def dense_model(task: ArrayTask, folder: Path, seed: int) -> VisionTransformer:
             num_heads=4,
         )
         preprocessing = preprocessing_of(task)
-        training = Training(vit, task, preprocessing, RECIPE, seed=seed)
-        for epoch in training.resumable_epochs(folder / f"dense-{seed}.pt"):
-            console.print(
-                f"dense {seed}: epoch {epoch.epoch} of {RECIPE.epochs}, val {epoch.val_top1:.2f} %"
-            )
+        for part, recipe in enumerate(RECIPES):
+            training = Training(vit, task, preprocessing, recipe, seed=seed + 1000 * part)
+            for epoch in training.resumable_epochs(folder / f"dense-{seed}-{part}.pt"):
+                console.print(
+                    f"dense {seed}, part {part + 1}: epoch {epoch.epoch} of {recipe.epochs}, "
+                    f"val {epoch.val_top1:.2f} %"
+                )
         accuracy = top1(vit, task, "val", preprocessing)
         slim.save(vit, saved, {"val_top1": accuracy, "seed": seed})
     return slim.load(saved)
