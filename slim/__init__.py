@@ -13,9 +13,11 @@ from slim.errors import (
     UnsupportedModelError,
 )
 from slim.extraction import extract
+from slim.latency import Latency, latency
 from slim.masks import MaskedVisionTransformer, attach_masks
 from slim.ranking import Scores
 from slim.repair import repair
+from slim.rounding import round_widths
 from slim.serving import export_onnx, load, save
 from slim.spec import ModelSpec
 
@@ -26,6 +28,7 @@ __all__ = [
     "Cost",
     "DivergenceError",
     "FileFormatError",
+    "Latency",
     "MaskCheckpoint",
     "MaskedVisionTransformer",
     "ModelSpec",
@@ -37,7 +40,9 @@ __all__ = [
     "count",
     "export_onnx",
     "extract",
+    "latency",
     "load",
     "repair",
+    "round_widths",
     "save",
 ]
