@@ -18,7 +18,7 @@ from slim.masks import MaskedVisionTransformer, attach_masks
 from slim.ranking import Scores
 from slim.repair import repair
 from slim.rounding import round_widths
-from slim.serving import export_onnx, load, save
+from slim.serving import add_about, export_onnx, load, save
 from slim.spec import ModelSpec
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "SlimError",
     "TaskError",
     "UnsupportedModelError",
+    "add_about",
     "attach_masks",
     "count",
     "export_onnx",

@@ -23,7 +23,12 @@ FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def write_tensors(
-    folder: str | Path, stem: str, kind: str, tensors: Mapping[str, Tensor], header: dict[str, Any]
+    folder: str | Path,
+    stem: str,
+    kind: str,
+    tensors: Mapping[str, Tensor],
+    header: dict[str, Any],
+    texts: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `stem.safetensors` and a JSON header that names its checksum, as one atomic step.
 
@@ -33,6 +38,7 @@ def write_tensors(
         kind: What the files hold; checked on reading.
         tensors: By name; copied to the CPU.
         header: JSON values.
+        texts: Further files by name, for people; reading does without them.
 
     Returns:
         The folder.
@@ -45,7 +51,9 @@ def write_tensors(
         weights = draft / f"{stem}.safetensors"
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, weights)
         stamped = {"format": kind, "version": VERSION, "sha256": _sha256(weights)} | header
-        (draft / _header_name(stem)).write_text(json.dumps(stamped, indent=1) + "\n")
+        (draft / _header_name(stem)).write_text(_header_text(stamped))
+        for name, text in (texts or {}).items():
+            (draft / name).write_text(text, encoding="utf-8", newline="")
         _replace_folder(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -65,7 +73,7 @@ def read_tensors(
             one line that names the file.
     """
     folder = Path(folder)
-    header = _read_header(folder / _header_name(stem), kind)
+    header = read_header(folder, stem, kind)
     weights = folder / f"{stem}.safetensors"
     if not weights.is_file():
         raise FileFormatError(f"{weights} is missing; the folder is not complete")
@@ -76,6 +84,36 @@ def read_tensors(
         return {name: tensor.clone() for name, tensor in load_file(weights).items()}, header
     except (SafetensorError, ValueError) as error:
         raise FileFormatError(f"{weights} is not a safetensors file: {_line(error)}") from error
+
+
+def read_header(folder: str | Path, stem: str, kind: str) -> dict[str, Any]:
+    """Read the JSON header alone.
+
+    Raises:
+        FileFormatError: If it is missing, damaged, foreign or of another version.
+    """
+    path = Path(folder) / _header_name(stem)
+    if not path.is_file():
+        raise FileFormatError(f"{path} is missing; expected a folder that holds a {kind}")
+    if path.stat().st_size > LARGEST_HEADER:
+        raise FileFormatError(f"{path} is larger than a header can be")
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path} is not JSON: {_line(error)}") from error
+    if not isinstance(header, dict) or header.get("format") != kind:
+        raise FileFormatError(f"{path} does not describe a {kind}")
+    if header.get("version") != VERSION:
+        raise FileFormatError(
+            f"{path} has version {header.get('version')!r}, this package reads {VERSION}; "
+            "use the release that wrote it"
+        )
+    return header
+
+
+def replace_header(folder: str | Path, stem: str, header: dict[str, Any]) -> None:
+    """Replace the header as one step; the tensors and the checksum it names stay."""
+    write_text_atomic(Path(folder) / _header_name(stem), _header_text(header))
 
 
 def check_tensors(
@@ -116,23 +154,8 @@ def _header_name(stem: str) -> str:
     return "config.json" if stem == "model" else f"{stem}.json"
 
 
-def _read_header(path: Path, kind: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileFormatError(f"{path} is missing; expected a folder that holds a {kind}")
-    if path.stat().st_size > LARGEST_HEADER:
-        raise FileFormatError(f"{path} is larger than a header can be")
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path} is not JSON: {_line(error)}") from error
-    if not isinstance(header, dict) or header.get("format") != kind:
-        raise FileFormatError(f"{path} does not describe a {kind}")
-    if header.get("version") != VERSION:
-        raise FileFormatError(
-            f"{path} has version {header.get('version')!r}, this package reads {VERSION}; "
-            "use the release that wrote it"
-        )
-    return header
+def _header_text(header: dict[str, Any]) -> str:
+    return json.dumps(header, indent=1) + "\n"
 
 
 def _replace_folder(draft: Path, folder: Path) -> None:

@@ -7,21 +7,38 @@ import torch
 from torch import nn
 
 from slim.architecture import Architecture
+from slim.card import MARK, model_card
 from slim.cost import count
 from slim.errors import SlimError
-from slim.files import check_tensors, naming, read_tensors, write_tensors
+from slim.files import (
+    check_tensors,
+    naming,
+    read_header,
+    read_tensors,
+    replace_header,
+    write_tensors,
+    write_text_atomic,
+)
+from slim.modes import evaluating
 from slim.subnetwork import architecture_of, build_subnetwork, fill_subnetwork
 
 KIND = "vit-slim network"
+HEADER = "config.json"
+CARD = "README.md"
+TRACED_BATCH = 2
+CHECKED_BATCHES = (1, 3)
 
 
 def save(vit: nn.Module, folder: str | Path, about: dict[str, Any] | None = None) -> Path:
     """Write `model.safetensors` and `config.json`, from which `load` rebuilds the network.
 
+    A model card, `README.md`, is written beside them; one that is not of this function's making
+    stays as it is.
+
     Args:
         vit: A subnetwork, or a dense timm VisionTransformer.
         folder: Replaced as one step when all is written.
-        about: JSON values to keep beside it (data, budget, accuracy).
+        about: JSON values to keep beside it (data, budget, accuracy); shown on the card.
 
     Returns:
         The folder.
@@ -37,7 +54,8 @@ def save(vit: nn.Module, folder: str | Path, about: dict[str, Any] | None = None
         "params": cost.params,
         "about": about or {},
     }
-    return write_tensors(folder, "model", KIND, vit.state_dict(), header)
+    texts = {CARD: model_card(architecture, about or {})} if _may_write_card(folder) else {}
+    return write_tensors(folder, "model", KIND, vit.state_dict(), header, texts)
 
 
 def load(folder: str | Path) -> nn.Module:
@@ -48,7 +66,7 @@ def load(folder: str | Path) -> nn.Module:
     """
     tensors, header = read_tensors(folder, "model", KIND)
     folder = Path(folder)
-    with naming(folder / "config.json"):
+    with naming(folder / HEADER):
         architecture = Architecture.from_json(header.get("architecture"))
     with torch.device("meta"):
         expected = build_subnetwork(architecture).state_dict()
@@ -68,40 +86,90 @@ def load_about(folder: str | Path) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
+def add_about(folder: str | Path, about: dict[str, Any]) -> None:
+    """Add to what is kept beside a saved network, and to its card; the weights stay untouched.
+
+    Args:
+        folder: Of the network.
+        about: JSON values; a name that is there already gets the new value.
+
+    Raises:
+        FileFormatError: If `config.json` is missing, damaged, foreign or of another version.
+    """
+    folder = Path(folder)
+    header = read_header(folder, "model", KIND)
+    with naming(folder / HEADER):
+        architecture = Architecture.from_json(header.get("architecture"))
+    known = header.get("about")
+    merged = (known if isinstance(known, dict) else {}) | about
+    replace_header(folder, "model", header | {"about": merged})
+    if _may_write_card(folder):
+        write_text_atomic(folder / CARD, model_card(architecture, merged))
+
+
+def _may_write_card(folder: str | Path) -> bool:
+    """Whether there is no card yet, or one that `save` wrote and nobody took over."""
+    card = Path(folder) / CARD
+    if not card.is_file():
+        return not card.exists()
+    with card.open(encoding="utf-8", errors="replace") as file:
+        return MARK in file.read(2 * len(MARK))
+
+
 def export_onnx(vit: nn.Module, path: str | Path) -> Path:
     """Export to ONNX with a dynamic batch, and check the file against onnxruntime.
 
+    The check runs batches of two sizes, neither of them the size it was traced with.
+
     Args:
-        vit: A subnetwork, or a dense timm VisionTransformer.
+        vit: A subnetwork, or a dense timm VisionTransformer; left in the mode it came in.
         path: The file to write.
 
+    Returns:
+        The file.
+
     Raises:
-        SlimError: If onnxruntime's output differs by more than 1e-3 of the largest logit.
+        SlimError: If onnxruntime's output differs by more than 1e-3 of the largest logit; no file
+            is left then.
     """
+    path = Path(path)
+    with evaluating(vit):
+        exported = torch.export.export(
+            vit,
+            (_random_images(vit, TRACED_BATCH),),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+        program = torch.onnx.export(
+            exported, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
+        )
+        assert program is not None  # only a verification dry run gives none
+        program.save(str(path))
+        try:
+            _check_onnx(vit, path)
+        except BaseException:
+            path.unlink()
+            raise
+    return path
+
+
+def _check_onnx(vit: nn.Module, path: Path) -> None:
     import onnxruntime  # an optional dependency (extra "onnx")
 
-    path = Path(path)
-    device = next(vit.parameters()).device
-    size = architecture_of(vit).spec.input_size
-    images = torch.randn(2, *size, device=device)
-    vit.eval()
-    program = torch.onnx.export(
-        vit,
-        (images,),
-        dynamo=True,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
-    )
-    assert program is not None  # only a verification dry run gives none
-    program.save(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    three = torch.randn(3, *size, device=device)
-    with torch.no_grad():
-        ours = vit(three).cpu()
-    theirs = torch.from_numpy(session.run(None, {"images": three.cpu().numpy()})[0])
-    difference = float((ours - theirs).abs().max())
-    if difference > 1e-3 * max(1.0, float(ours.abs().max())):
-        raise SlimError(f"{path}: onnxruntime differs from torch by {difference:.3g}")
-    return path
+    for batch in CHECKED_BATCHES:
+        images = _random_images(vit, batch)
+        with torch.no_grad():
+            ours = vit(images).cpu()
+        theirs = torch.from_numpy(session.run(None, {"images": images.cpu().numpy()})[0])
+        difference = float((ours - theirs).abs().max())
+        if not difference <= 1e-3 * max(1.0, float(ours.abs().max())):  # which NaN is not
+            raise SlimError(
+                f"{path}: onnxruntime differs from torch by {difference:.3g} on a batch of {batch}"
+            )
+
+
+def _random_images(vit: nn.Module, batch: int) -> torch.Tensor:
+    """(B, C, H, W), as the network expects them."""
+    like = next(vit.parameters())
+    size = architecture_of(vit).spec.input_size
+    return torch.randn(batch, *size, device=like.device, dtype=like.dtype)

@@ -236,12 +236,16 @@ class Run:
         most, resources = self.resources.concurrency, self.resources.trial
         for done, (index, result) in enumerate(spread(test_network, jobs, most, **resources), 1):
             known[missing[index]] = _raised(result)
+            slim.add_about(jobs[index][0], {"test_top1": known[missing[index]]})
             self.progress.advance("test", done / len(jobs), f"network {done}/{len(jobs)}")
         self.folder.remember("test_top1", known)
         runs = self.folder.recall("trial_runs", {})
         for key in missing:
             run = runs[key] if key != "dense" else self.folder.recall("dense_run")
             self.tracker.metrics(run, {"test_top1": known[key]}, step=self.config.finetune.epochs)
+            for name in (slim.serving.HEADER, slim.serving.CARD):
+                folder = "dense" if key == "dense" else "model"
+                self.tracker.artifact(run, self._network(key) / name, folder)
         if "dense" in missing:
             cost = slim.count(architecture_of(slim.load(self.folder.dense)))
             figures = {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6}

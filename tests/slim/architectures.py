@@ -75,6 +75,14 @@ def uneven(spec: ModelSpec) -> Architecture:
     )
 
 
+def one_block_left(spec: ModelSpec) -> Architecture:
+    """The smallest network with all that a compiler may stumble over: the middle block has heads
+    of two widths, the first and the last are pruned whole, tokens leave."""
+    some, none = uneven(spec), ((),) * spec.num_heads
+    heads = (none, ((0, 2), (1, 2, 3), (1, 3)), none)
+    return replace(some, heads=heads, units=((), some.units[1], ()))
+
+
 NAMED = {
     "dense": Architecture.dense,
     "without_head": without_head,

@@ -82,7 +82,8 @@ def test_each_saved_network_is_what_its_row_says(sweep: FinishedSweep) -> None:
         about = json.loads((folder / "config.json").read_text())["about"]
         preprocessing = Preprocessing.from_json(about["preprocessing"])
         assert top1(vit, task, "val", preprocessing) == row["val_top1"]
-        assert top1(vit, task, "test", preprocessing) == row["test_top1"]
+        assert top1(vit, task, "test", preprocessing) == row["test_top1"] == about["test_top1"]
+        assert f"| test | {row['test_top1']:.2f} % |" in (folder / "README.md").read_text()
         assert sum(p.numel() for p in vit.parameters()) / 1e6 == row["params_m"]
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             vit(torch.zeros(1, *vit.input_size))
@@ -125,7 +126,15 @@ def test_mlflow_holds_the_epochs_the_network_and_the_architecture(sweep: Finishe
         names = {item.path for item in client.list_artifacts(run.info.run_id)}
         assert names == {"architecture.json", "model"}
         files = {item.path for item in client.list_artifacts(run.info.run_id, "model")}
-        assert files == {"model/model.safetensors", "model/config.json"}
+        assert files == {"model/model.safetensors", "model/config.json", "model/README.md"}
+
+
+def test_mlflow_holds_the_card_as_it_is_at_the_end(sweep: FinishedSweep, tmp_path: Path) -> None:
+    client = MlflowClient(sweep.tracking_uri)
+    runs = [(run, "model") for run in children(sweep, "trial")]
+    for run, folder in [*runs, *((run, "dense") for run in children(sweep, "dense"))]:
+        card = client.download_artifacts(run.info.run_id, f"{folder}/README.md", str(tmp_path))
+        assert f"| test | {run.data.metrics['test_top1']:.2f} % |" in Path(card).read_text()
 
 
 def test_the_parent_run_holds_values_figures_tables_and_reports(sweep: FinishedSweep) -> None:
