@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from slim.masks import MaskedVisionTransformer
+from slim.modes import evaluating
 from slim.ranking import Scores
 from slim.training import Objective, cross_entropy
 
@@ -25,15 +26,13 @@ def taylor(
         batches: Images (B, C, H, W) and labels (B,), on the model's device.
         objective: The loss.
     """
-    was_training = masked.training
-    masked.eval()
     live = masked.live_masks()
     masks = [*live.tokens, *live.mhsa, *live.mlp]
     totals = [torch.zeros_like(mask) for mask in masks]
-    for images, labels in batches:
-        gradients = torch.autograd.grad(objective(masked, images, labels), masks)
-        for total, mask, gradient in zip(totals, masks, gradients, strict=True):
-            total += (mask.detach() * gradient).abs()
-    masked.train(was_training)
+    with evaluating(masked):
+        for images, labels in batches:
+            gradients = torch.autograd.grad(objective(masked, images, labels), masks)
+            for total, mask, gradient in zip(totals, masks, gradients, strict=True):
+                total += (mask.detach() * gradient).abs()
     scores = iter(totals)
     return live.map(lambda _: next(scores))

@@ -26,23 +26,13 @@ MULTIPLES = st.sampled_from([1, 2, 3, 4, 8])
 
 
 def flat_scores(spec: ModelSpec = SPEC, value: float = 0.5) -> Scores:
-    return Scores(
-        tokens=torch.full((spec.depth, spec.num_patches), value),
-        mhsa=torch.full((spec.depth, spec.num_heads, spec.head_dim), value),
-        mlp=torch.full((spec.depth, spec.mlp_hidden), value),
-    )
+    return Scores.fill(spec, lambda shape: torch.full(shape, value))
 
 
 def random_scores(seed: int, levels: int, spec: ModelSpec = SPEC) -> Scores:
     """Few levels have many ties."""
     random = torch.Generator().manual_seed(seed)
-    like = flat_scores(spec)
-    return Scores(
-        *(
-            torch.randint(levels, part.shape, generator=random) / levels
-            for part in (like.tokens, like.mhsa, like.mlp)
-        )
-    )
+    return Scores.fill(spec, lambda shape: torch.randint(levels, shape, generator=random) / levels)
 
 
 SCORES = st.builds(random_scores, st.integers(0, 999), st.sampled_from([1, 2, 5, 1000]))
@@ -109,11 +99,11 @@ def test_the_dense_model_stays_dense(multiple):
 def test_the_blocks_worth_most_go_up():
     given = with_units(tuple(range(6)), tuple(range(6)), tuple(range(6)))
     scores = flat_scores()
-    scores.mlp[1] = 0.9
-    scores.mlp[2] = 0.7
+    scores.mlp[1].fill_(0.9)
+    scores.mlp[2].fill_(0.7)
     rounded = round_widths(given, scores, 1, 4)  # 18 units asked: 4 + 8 + 4 or 4 + 8 + 8
     assert widths(rounded)[1] == [4, 8, 4]
-    scores.mlp[0] = 0.91
+    scores.mlp[0].fill_(0.91)
     assert widths(round_widths(given, scores, 1, 4))[1] == [8, 4, 4]
 
 
@@ -121,16 +111,16 @@ def test_what_a_step_is_worth_is_what_it_adds():
     """Units that stay in any case do not count."""
     given = with_units(tuple(range(6)), tuple(range(6)), tuple(range(4)))
     scores = flat_scores()
-    scores.mlp[0, :4] = 1.0
-    scores.mlp[0, 4:] = 0.1
+    scores.mlp[0][:4] = 1.0
+    scores.mlp[0][4:] = 0.1
     assert widths(round_widths(given, scores, 1, 4))[1] == [4, 8, 4]
 
 
 def test_it_adds_the_best_dropped_and_drops_the_worst_kept():
     given = with_units((0, 1, 2, 3, 4, 5), (6, 7, 8, 9, 10, 11), (0, 1, 2, 3))
     scores = flat_scores()
-    scores.mlp[0] = torch.tensor([9, 1, 9, 2, 9, 9, 5, 7, 5, 5, 8, 5]) / 10
-    scores.mlp[1] = torch.tensor([0, 0, 0, 0, 0, 0, 3, 2, 3, 1, 3, 3]) / 10
+    scores.mlp[0].copy_(torch.tensor([9, 1, 9, 2, 9, 9, 5, 7, 5, 5, 8, 5]) / 10)
+    scores.mlp[1].copy_(torch.tensor([0, 0, 0, 0, 0, 0, 3, 2, 3, 1, 3, 3]) / 10)
     rounded = round_widths(given, scores, 1, 4)
     assert rounded.units == ((0, 1, 2, 3, 4, 5, 7, 10), (6, 8, 10, 11), (0, 1, 2, 3))
 
@@ -144,7 +134,8 @@ def test_ties_go_to_the_lower_index():
 def test_a_narrow_head_may_go_and_another_grow():
     given = replace(Architecture.dense(SPEC), heads=(((0,), (1, 2), (0, 1, 2)),) * 3)
     scores = flat_scores()
-    scores.mhsa[:, 2] = 0.6
+    for block in scores.mhsa:
+        block[2] = 0.6
     rounded = round_widths(given, scores, 8, 1)  # dense heads of 4 are narrower than a multiple
     assert widths(rounded)[0] == [4, 0, 4, 0, 0, 4, 0, 0, 4]
 
