@@ -98,11 +98,11 @@ def head_data(architectures: Mapping[int, slim.Architecture]) -> HeadData:
 
 def token_map(trial: int, architecture: slim.Architecture) -> TokenMap:
     """Count for each patch position the blocks that it enters."""
-    spec = architecture.spec
-    kept = np.zeros(spec.num_patches, dtype=int)
+    first = architecture.spec.block(0)
+    kept = np.zeros(first.num_patches, dtype=int)
     for positions in architecture.tokens:
         kept[list(positions)] += 1
-    return TokenMap(trial, kept.reshape(spec.grid_size), spec.depth)
+    return TokenMap(trial, kept.reshape(first.grid_size), architecture.spec.depth)
 
 
 def token_maps(

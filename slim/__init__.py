@@ -14,12 +14,17 @@ from slim.errors import (
 )
 from slim.extraction import extract
 from slim.latency import Latency, latency
-from slim.masks import MaskedVisionTransformer, attach_masks
+from slim.masked_model import MaskedModel
+from slim.masks import attach_masks
 from slim.ranking import Scores
 from slim.repair import repair
 from slim.rounding import round_widths
 from slim.serving import add_about, export_onnx, load, save
 from slim.spec import ModelSpec
+from slim.swin.masks import MaskedSwinTransformer
+from slim.swin.spec import SwinSpec
+from slim.vit.masks import MaskedVisionTransformer
+from slim.vit.spec import VitSpec
 
 __all__ = [
     "Architecture",
@@ -30,12 +35,16 @@ __all__ = [
     "FileFormatError",
     "Latency",
     "MaskCheckpoint",
+    "MaskedModel",
+    "MaskedSwinTransformer",
     "MaskedVisionTransformer",
     "ModelSpec",
     "Scores",
     "SlimError",
+    "SwinSpec",
     "TaskError",
     "UnsupportedModelError",
+    "VitSpec",
     "add_about",
     "attach_masks",
     "count",

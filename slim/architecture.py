@@ -15,7 +15,8 @@ class Architecture:
     Args:
         spec: The dense model.
         tokens: Per block, the patch positions (0 to num_patches - 1) that enter it, ascending;
-            each block's positions are among those of the block before.
+            each block's positions are among those of the block before. All of them for a model
+            that cannot drop tokens, whose blocks may have grids of their own.
         heads: Per block and dense head, the head dimensions kept, ascending; may be empty.
         units: Per block, the MLP hidden units kept, ascending; may be empty.
     """
@@ -32,7 +33,9 @@ class Architecture:
         entering = set(range(spec.block(0).num_patches))
         for block, dense in enumerate(spec.blocks):
             _check_indices(f"tokens of block {block}", self.tokens[block], dense.num_patches)
-            if not entering.issuperset(self.tokens[block]):
+            if not spec.drops_tokens and len(self.tokens[block]) < dense.num_patches:
+                raise FileFormatError(f"block {block} drops tokens, but this model needs them all")
+            if spec.drops_tokens and not entering.issuperset(self.tokens[block]):
                 raise FileFormatError(f"block {block} keeps a token that was dropped before it")
             entering = set(self.tokens[block])
             if not entering and spec.needs_patches:

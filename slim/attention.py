@@ -1,7 +1,7 @@
 """Self-attention whose heads keep different numbers of dimensions."""
 
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,13 @@ class HeadOrder(NamedTuple):
     """How the kept dimensions of a block's heads lie in its `qkv` rows.
 
     `rows` are positions among the dense heads' dimensions (head * head_dim + dimension), heads
-    of equal width side by side; the order of heads does not change the function.
+    of equal width side by side; the order of heads does not change the function. `heads` are the
+    dense heads in that order.
     """
 
     rows: list[int]
     groups: list[HeadGroup]
+    heads: list[int]
 
 
 def head_order(architecture: Architecture, block: int) -> HeadOrder:
@@ -39,7 +41,7 @@ def head_order(architecture: Architecture, block: int) -> HeadOrder:
         num_heads = len(list(members))
         groups.append(HeadGroup(start, num_heads, width))
         start += num_heads * width
-    return HeadOrder([h * head_dim + dim for h in kept for dim in heads[h]], groups)
+    return HeadOrder([h * head_dim + dim for h in kept for dim in heads[h]], groups, kept)
 
 
 class HeadNorm(nn.Module):
@@ -82,7 +84,8 @@ class SlimAttention(nn.Module):
 
     def __init__(self, architecture: Architecture, block: int) -> None:
         super().__init__()
-        spec, dense = architecture.spec, architecture.spec.block(block)
+        spec: Any = architecture.spec
+        dense = spec.block(block)
         order = head_order(architecture, block)
         self.groups = order.groups
         self.scale = dense.head_dim**-0.5

@@ -12,8 +12,9 @@ from torch import Tensor
 from slim.architecture import Architecture
 from slim.budget import Budget
 from slim.errors import FileFormatError
+from slim.families import family_of
 from slim.files import check_tensors, naming, read_tensors, write_tensors
-from slim.masks import MaskedVisionTransformer
+from slim.masked_model import MaskedModel
 from slim.ranking import Scores, select
 from slim.spec import ModelSpec
 
@@ -42,7 +43,7 @@ class MaskCheckpoint:
     @classmethod
     def from_model(
         cls,
-        masked: MaskedVisionTransformer,
+        masked: MaskedModel,
         data: dict[str, Any] | None = None,
         metrics: dict[str, Any] | None = None,
     ) -> "MaskCheckpoint":
@@ -64,11 +65,11 @@ class MaskCheckpoint:
         """
         return select(self.spec, self.masks, budget)
 
-    def masked_model(self) -> MaskedVisionTransformer:
+    def masked_model(self) -> MaskedModel:
         """The searched model with its soft masks, rebuilt, in eval mode; tensors are copied."""
         dense = self.spec.build()
         dense.load_state_dict(self.weights)
-        masked = MaskedVisionTransformer(dense, self.spec)
+        masked = family_of(self.spec).masked(dense, self.spec)
         masked.set_masks(self.masks)
         return masked.eval()
 
@@ -154,10 +155,11 @@ def _by_name(masks: Scores) -> dict[str, Tensor]:
 
 def _from_names(spec: ModelSpec, tensors: dict[str, Tensor]) -> Scores:
     """What `_by_name` named."""
-    blocks = range(spec.depth)
-    return Scores(
-        *(tuple(tensors[f"mask.{dimension}.{i}"] for i in blocks) for dimension in MASKS)
-    )
+
+    def part(dimension: str) -> tuple[Tensor, ...]:
+        return tuple(tensors[f"mask.{dimension}.{block}"] for block in range(spec.depth))
+
+    return Scores(part("tokens") if spec.drops_tokens else (), part("mhsa"), part("mlp"))
 
 
 def tensor_view(array: np.ndarray) -> Tensor:

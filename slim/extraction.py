@@ -1,17 +1,15 @@
 """Cutting a physically smaller network out of a mask checkpoint."""
 
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from slim.architecture import Architecture
 from slim.attention import head_order
 from slim.checkpoint import MaskCheckpoint
 from slim.errors import SlimError
-from slim.spec import ModelSpec
 from slim.subnetwork import fill_subnetwork
 
 
-def extract(checkpoint: MaskCheckpoint, architecture: Architecture) -> VisionTransformer:
+def extract(checkpoint: MaskCheckpoint, architecture: Architecture) -> nn.Module:
     """Cut a subnetwork out; its output is that of the hard-masked model.
 
     Masks are folded into the weights: MHSA masks into `qkv`, MLP masks into `fc2`. Tensors are
@@ -22,7 +20,7 @@ def extract(checkpoint: MaskCheckpoint, architecture: Architecture) -> VisionTra
         architecture: What to keep; from `checkpoint.select` or made by hand.
 
     Returns:
-        A timm `VisionTransformer` in eval mode that knows its `architecture`, its `input_size`
+        A timm model in eval mode that knows its `architecture`, its `input_size`
         (C, H, W) and `num_classes`.
 
     Raises:
@@ -36,9 +34,9 @@ def extract(checkpoint: MaskCheckpoint, architecture: Architecture) -> VisionTra
 def _cut(checkpoint: MaskCheckpoint, architecture: Architecture) -> dict[str, Tensor]:
     """Every parameter of the subnetwork by its name."""
     weights = checkpoint.weights
-    state = {k: t.clone() for k, t in weights.items() if not k.startswith("blocks.")}
-    for block in range(checkpoint.spec.depth):
-        prefix = f"blocks.{block}."
+    prefixes = tuple(f"{name}." for name in checkpoint.spec.block_names)
+    state = {k: t.clone() for k, t in weights.items() if not k.startswith(prefixes)}
+    for block, prefix in enumerate(prefixes):
         dense = {k.removeprefix(prefix): t for k, t in weights.items() if k.startswith(prefix)}
         cut = _cut_attention(checkpoint, architecture, block, dense)
         cut |= _cut_mlp(checkpoint, architecture, block, dense)
@@ -49,7 +47,8 @@ def _cut(checkpoint: MaskCheckpoint, architecture: Architecture) -> dict[str, Te
 def _cut_attention(
     checkpoint: MaskCheckpoint, architecture: Architecture, block: int, dense: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    rows = head_order(architecture, block).rows
+    order = head_order(architecture, block)
+    rows = order.rows
     if not rows:
         return _constant("attn", dense.get("attn.proj.bias"), dense.get("ls1.gamma"))
     cut = _copied(dense, "norm1.", "ls1.", "attn.proj.bias")
@@ -64,6 +63,8 @@ def _cut_attention(
     for name in dense:
         if name.startswith(("attn.q_norm.", "attn.k_norm.")):
             cut[name] = dense[name][used]
+        if name == "attn.relative_position_bias_table":
+            cut[name] = dense[name][:, order.heads]
     return cut
 
 
@@ -73,19 +74,18 @@ def _cut_mlp(
     units = list(architecture.units[block])
     if not units:
         return _constant("mlp", dense.get("mlp.fc2.bias"), dense.get("ls2.gamma"))
+    hidden = checkpoint.spec.block(block).mlp_hidden
     cut = _copied(dense, "norm2.", "ls2.", "mlp.fc2.bias")
     for name in dense:
         if name.startswith("mlp.fc1"):
-            cut[name] = dense[name][_fc1_rows(checkpoint.spec, units)]
+            cut[name] = dense[name][_fc1_rows(dense[name], hidden, units)]
     cut["mlp.fc2.weight"] = dense["mlp.fc2.weight"][:, units] * checkpoint.masks.mlp[block][units]
     return cut
 
 
-def _fc1_rows(spec: ModelSpec, units: list[int]) -> list[int]:
-    """The rows of the first layer that make the units: a packed gate lies in its other half."""
-    if spec.mlp_layer.startswith("glu"):
-        return units + [spec.mlp_hidden + unit for unit in units]
-    return units
+def _fc1_rows(layer: Tensor, hidden: int, units: list[int]) -> list[int]:
+    """The rows of a first layer that make the units: a packed gate lies in its other half."""
+    return [start + unit for start in range(0, len(layer), hidden) for unit in units]
 
 
 def _constant(branch: str, bias: Tensor | None, gamma: Tensor | None) -> dict[str, Tensor]:

@@ -9,14 +9,15 @@ def with_new_head(vit: Any, num_classes: int) -> nn.Module:
     """Replace the classifier by a fresh one, initialised as timm does.
 
     Args:
-        vit: A subnetwork, or a dense timm VisionTransformer; changed in place.
+        vit: A subnetwork, or a dense timm model of a family; changed in place.
         num_classes: Of the new task.
 
     Returns:
         The same network.
     """
     vit.reset_classifier(num_classes)
-    for head in (vit.head, getattr(vit, "head_dist", None)):
+    heads = vit.get_classifier()
+    for head in heads if isinstance(heads, tuple) else (heads,):
         if isinstance(head, nn.Linear):
             nn.init.trunc_normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)

@@ -5,14 +5,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from slim.masks import MaskedVisionTransformer
+from slim.masked_model import MaskedModel
 from slim.modes import evaluating
 from slim.ranking import Scores
 from slim.training import Objective, cross_entropy
 
 
 def taylor(
-    masked: MaskedVisionTransformer,
+    masked: MaskedModel,
     batches: Iterable[tuple[Tensor, Tensor]],
     objective: Objective = cross_entropy,
 ) -> Scores:

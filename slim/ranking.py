@@ -19,7 +19,7 @@ class Scores:
     Each dimension has one tensor per block; blocks may differ in shape.
 
     Args:
-        tokens: Per block (patches,).
+        tokens: Per block (patches,); nothing for a model that cannot drop tokens.
         mhsa: Per block (heads, head dimensions).
         mlp: Per block (units,).
     """
@@ -33,7 +33,7 @@ class Scores:
         """Scores of a model, each tensor made from its shape (`torch.ones`, `torch.rand`, ...)."""
         blocks = spec.blocks
         return cls(
-            tokens=tuple(make((block.num_patches,)) for block in blocks),
+            tokens=tuple(make((b.num_patches,)) for b in blocks) if spec.drops_tokens else (),
             mhsa=tuple(make((block.num_heads, block.head_dim)) for block in blocks),
             mlp=tuple(make((block.mlp_hidden,)) for block in blocks),
         )
@@ -54,18 +54,30 @@ def select(spec: ModelSpec, scores: Scores, budget: Budget) -> Architecture:
     it is worth in the best block from there on), so that the kept share is the budget's.
 
     Raises:
-        BudgetError: If the model pools patch tokens alone and the token budget leaves a block
-            without any.
+        BudgetError: If the model cannot drop tokens and the token budget is not 1, or if it pools
+            patch tokens alone and the token budget leaves a block without any.
     """
-    tokens = _kept(_monotone_token_scores(spec, scores.tokens, budget), budget.tokens)
     mhsa = _kept(scores.mhsa, budget.mhsa)
     units = _kept(scores.mlp, budget.mlp)
     return Architecture(
         spec=spec,
-        tokens=tuple(_indices(block) for block in tokens),
+        tokens=_kept_tokens(spec, scores, budget),
         heads=tuple(tuple(_indices(head) for head in block) for block in mhsa),
         units=tuple(_indices(block) for block in units),
     )
+
+
+def _kept_tokens(spec: ModelSpec, scores: Scores, budget: Budget) -> tuple[tuple[int, ...], ...]:
+    """The positions that enter each block."""
+    if spec.drops_tokens:
+        tokens = _kept(_monotone_token_scores(spec, scores.tokens, budget), budget.tokens)
+        return tuple(_indices(block) for block in tokens)
+    if budget.tokens != 1:
+        raise BudgetError(
+            f"budget tokens={budget.tokens} cannot be met: this model cannot drop tokens, because "
+            "its windows need every token; give tokens=1"
+        )
+    return Architecture.dense(spec).tokens
 
 
 def _kept(scores: Sequence[Tensor], share: float) -> list[Tensor]:

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slim.masks import MaskedBlock
-from slim.subnetwork import ConstantBranch
+from slim.constant_branch import ConstantBranch
+from slim.families import Family, family_of
+from slim.masked_model import MaskedModel
+from slim.subnetwork import architecture_of
 
 
 @torch.no_grad()
@@ -35,37 +37,42 @@ def repair(
     reference.eval()
     device = next(vit.parameters()).device
     batches = [batch.to(device) for batch in images]
-    dense = getattr(reference, "vit", reference)
-    streams = [_Streams(_embed(vit, batch), _embed(dense, batch)) for batch in batches]
-    positions = torch.arange(streams[0].dense.shape[1], device=device)
-    for block, dense_block in zip(vit.blocks, dense.blocks, strict=True):
-        if block.keep is not None:
-            positions = positions[block.keep]
+    dense = reference.vit if isinstance(reference, MaskedModel) else reference
+    spec = architecture_of(vit).spec
+    family = family_of(spec)
+    streams = [_Streams(family.embed(vit, b), family.embed(dense, b)) for b in batches]
+    positions: Tensor | slice = slice(None)  # what the subnetwork still has of the reference's
+    for name in spec.block_names:
+        block, dense_block = vit.get_submodule(name), dense.get_submodule(name)
+        for stream in streams:
+            stream.slim = family.enter(vit, name, stream.slim)
+            stream.dense = family.enter(dense, name, stream.dense)
+        keep = getattr(block, "keep", None)
+        if keep is not None:
+            positions = keep if isinstance(positions, slice) else positions[keep]
             for stream in streams:
-                stream.slim = stream.slim[:, block.keep]
-        _refit_branch(block, "attn", dense_block, streams, positions, ridge, memory)
-        _refit_branch(block, "mlp", dense_block, streams, positions, ridge, memory)
+                stream.slim = stream.slim[:, keep]
+        for branch in ("attn", "mlp"):
+            _refit_branch(family, block, branch, dense_block, streams, positions, ridge, memory)
 
 
 class _Streams:
-    """A batch's residual streams: the subnetwork's (B, N kept, D), the reference's (B, N, D)."""
+    """A batch's residual streams: the subnetwork's (B, ..., D) and the reference's.
+
+    For a ViT (B, N, D), of which the subnetwork has fewer tokens; for Swin (B, rows, columns, D).
+    """
 
     def __init__(self, slim: Tensor, dense: Tensor) -> None:
         self.slim, self.dense = slim, dense
 
 
-def _embed(vit: Any, images: Tensor) -> Tensor:
-    """The tokens that enter the first block."""
-    tokens: Tensor = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
-    return tokens
-
-
 def _refit_branch(
+    family: Family,
     block: Any,
     branch: str,
     dense_block: Any,
     streams: list[_Streams],
-    positions: Tensor,
+    positions: Tensor | slice,
     ridge: float,
     memory: float,
 ) -> None:
@@ -73,41 +80,35 @@ def _refit_branch(
     targets, features = [], []
     for stream in streams:
         before = stream.dense[:, positions]
-        stream.dense = stream.dense + _branch(dense_block, branch, stream.dense)
+        stream.dense = stream.dense + family.branch(dense_block, branch, stream.dense)
         added = stream.dense[:, positions] - before
         targets.append(added + memory * (before - stream.slim))
     module = getattr(block, branch)
     if isinstance(module, ConstantBranch):
-        module.bias.copy_(torch.cat([t.flatten(0, 1) for t in targets]).double().mean(dim=0))
+        module.bias.copy_(torch.cat([t.flatten(0, -2) for t in targets]).double().mean(dim=0))
     elif module is not None:
         layer = module.proj if branch == "attn" else module.fc2
         for stream in streams:
-            features.append(_inputs_of(layer, block, branch, stream.slim))
-        gamma = getattr(block.ls1 if branch == "attn" else block.ls2, "gamma", None)
+            features.append(_features(block, branch, stream.slim))
+        scale = getattr(block, "ls1" if branch == "attn" else "ls2", None)
+        gamma = getattr(scale, "gamma", None)
         _refit(layer, features, targets, gamma, ridge)
     if module is not None:
         for stream in streams:
-            stream.slim = stream.slim + _branch(block, branch, stream.slim)
+            stream.slim = stream.slim + family.branch(block, branch, stream.slim)
 
 
-def _branch(block: Any, branch: str, x: Tensor) -> Tensor:
-    """What a block's branch adds to the stream."""
-    if branch == "mlp":
-        out: Tensor = block.ls2(block.mlp(block.norm2(x)))
-    elif isinstance(block, MaskedBlock):
-        out = block.ls1(block.attn(block.norm1(x), block.log_token_mask()))
-    else:
-        out = block.ls1(block.attn(block.norm1(x)))
-    return out
-
-
-def _inputs_of(layer: nn.Module, block: Any, branch: str, x: Tensor) -> Tensor:
-    """What enters the output layer of a branch: (B, N, features)."""
-    seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    _branch(block, branch, x)
-    hook.remove()
-    return seen[0]
+def _features(block: Any, branch: str, x: Tensor) -> Tensor:
+    """What enters the output layer of a branch, token by token as in the stream: (B, ..., S)."""
+    module, norm = (block.attn, block.norm1) if branch == "attn" else (block.mlp, block.norm2)
+    name = "proj" if branch == "attn" else "fc2"
+    layer = getattr(module, name)
+    setattr(module, name, nn.Identity())
+    try:
+        features: Tensor = module(norm(x))
+    finally:
+        setattr(module, name, layer)
+    return features
 
 
 def _refit(
@@ -124,8 +125,8 @@ def _refit(
     count = 0
     for x, target in zip(features, targets, strict=True):
         wanted = target if gamma is None else target / gamma
-        missing = (wanted - layer(x)).flatten(0, 1).double()
-        x = x.flatten(0, 1).double()
+        missing = (wanted - layer(x)).flatten(0, -2).double()
+        x = x.flatten(0, -2).double()
         if layer.bias is not None:
             x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
         gram += x.T @ x

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slim.masks import MaskedVisionTransformer
+from slim.masked_model import MaskedModel
 from slim.recipe import Recipe
 from slim.tasks import Preprocessing, Task
 from slim.training import Objective, Training, cross_entropy, weight_groups
@@ -31,14 +31,11 @@ class Penalty:
     mlp: float = 0.92
 
 
-def penalty_of(masked: MaskedVisionTransformer, penalty: Penalty) -> Tensor:
+def penalty_of(masked: MaskedModel, penalty: Penalty) -> Tensor:
     """The weighted sum of the mean absolute masks: a scalar, whatever batch and processes."""
     masks = masked.live_masks()
-    return (
-        penalty.tokens * _mean(masks.tokens)
-        + penalty.mhsa * _mean(masks.mhsa)
-        + penalty.mlp * _mean(masks.mlp)
-    )
+    total = penalty.mhsa * _mean(masks.mhsa) + penalty.mlp * _mean(masks.mlp)
+    return total + penalty.tokens * _mean(masks.tokens) if masks.tokens else total
 
 
 def _mean(masks: tuple[Tensor, ...]) -> Tensor:
@@ -47,7 +44,7 @@ def _mean(masks: tuple[Tensor, ...]) -> Tensor:
 
 
 def search_training(
-    masked: MaskedVisionTransformer,
+    masked: MaskedModel,
     task: Task,
     preprocessing: Preprocessing,
     recipe: Recipe,
@@ -90,9 +87,7 @@ def search_training(
     )
 
 
-def _groups(
-    masked: MaskedVisionTransformer, recipe: Recipe, mask_lr: float
-) -> list[dict[str, Any]]:
+def _groups(masked: MaskedModel, recipe: Recipe, mask_lr: float) -> list[dict[str, Any]]:
     """Masks apart from weights, with their own learning rate and no weight decay."""
     masks = masked.mask_parameters()
     for mask in masks.values():

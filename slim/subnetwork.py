@@ -1,98 +1,32 @@
-"""The physically smaller network: timm's VisionTransformer with blocks of their own widths."""
+"""The physically smaller network: timm's model with blocks of their own widths."""
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerScale
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from slim.architecture import Architecture
-from slim.attention import SlimAttention
-from slim.spec import ACTIVATIONS, MLPS, NORMS, ModelSpec, read_spec
+from slim.families import family_of
+from slim.spec import read_spec
 
 
-class ConstantBranch(nn.Module):
-    """What is left of a branch pruned whole: its output bias (LayerScale folded in)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the bias for every token: (B, N, D), so that stochastic depth drops samples."""
-        return self.bias.expand_as(x)
-
-
-class SlimBlock(nn.Module):
-    """timm's pre-norm `Block` that drops tokens first and holds only what is kept.
-
-    A branch pruned whole is a `ConstantBranch`, or nothing if the dense branch has no bias.
-    Parameters have timm's names.
-    """
-
-    keep: Tensor | None
-
-    def __init__(self, architecture: Architecture, block: int) -> None:
-        super().__init__()
-        spec = architecture.spec
-        self.register_buffer("keep", token_index(architecture, block), persistent=False)
-        if architecture.dims_in(block):
-            self.norm1 = _norm(spec)
-            self.attn: nn.Module | None = SlimAttention(architecture, block)
-            self.ls1 = LayerScale(spec.embed_dim) if spec.layer_scale else nn.Identity()
-        else:
-            self.norm1, self.ls1 = nn.Identity(), nn.Identity()
-            self.attn = ConstantBranch(spec.embed_dim) if spec.proj_bias else None
-        self.drop_path1 = DropPath(0.0)
-        if architecture.units[block]:
-            self.norm2 = _norm(spec)
-            self.mlp: nn.Module | None = _mlp(spec, len(architecture.units[block]))
-            self.ls2 = LayerScale(spec.embed_dim) if spec.layer_scale else nn.Identity()
-        else:
-            self.norm2, self.ls2 = nn.Identity(), nn.Identity()
-            self.mlp = ConstantBranch(spec.embed_dim) if spec.proj_bias else None
-        self.drop_path2 = DropPath(0.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, N, D) to (B, N kept, D)."""
-        if self.keep is not None:
-            x = x.index_select(1, self.keep)
-        if self.attn is not None:
-            x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
-        if self.mlp is not None:
-            x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-        return x
-
-
-def token_index(architecture: Architecture, block: int) -> Tensor | None:
-    """Which of the tokens that left the block before stay: positions (N kept,), None for all."""
-    spec = architecture.spec
-    before = architecture.tokens[block - 1] if block else tuple(range(spec.num_patches))
-    kept = architecture.tokens[block]
-    if kept == before:
-        return None
-    place = {position: i for i, position in enumerate(before)}
-    prefix = list(range(spec.num_prefix_tokens))
-    index = prefix + [spec.num_prefix_tokens + place[position] for position in kept]
-    return torch.tensor(index, device="cpu")
-
-
-def build_subnetwork(architecture: Architecture) -> VisionTransformer:
+def build_subnetwork(architecture: Architecture) -> nn.Module:
     """Build the subnetwork with fresh weights, on torch's current default device.
 
     Returns:
-        A timm `VisionTransformer` that also knows its `architecture` and its `input_size`
+        A timm model that also knows its `architecture` and its `input_size`
         (C, H, W).
     """
     spec = architecture.spec
-    vit = spec.build()
-    vit.blocks = nn.Sequential(*(SlimBlock(architecture, i) for i in range(spec.depth)))
+    vit: Any = spec.build()
+    slim_block = family_of(spec).slim_block
+    for index, name in enumerate(spec.block_names):
+        vit.set_submodule(name, slim_block(architecture, index))
     vit.architecture = architecture
     vit.input_size = spec.input_size
-    return vit
+    network: nn.Module = vit
+    return network
 
 
 def architecture_of(vit: Any) -> Architecture:
@@ -106,10 +40,10 @@ def architecture_of(vit: Any) -> Architecture:
         return Architecture.dense(read_spec(vit))
     if architecture.spec.num_classes == vit.num_classes:
         return architecture
-    return replace(architecture, spec=replace(architecture.spec, num_classes=vit.num_classes))
+    return replace(architecture, spec=architecture.spec.with_classes(vit.num_classes))
 
 
-def fill_subnetwork(architecture: Architecture, state: dict[str, Tensor]) -> VisionTransformer:
+def fill_subnetwork(architecture: Architecture, state: dict[str, Tensor]) -> nn.Module:
     """Build the subnetwork around given tensors, without initialising any.
 
     Args:
@@ -120,15 +54,3 @@ def fill_subnetwork(architecture: Architecture, state: dict[str, Tensor]) -> Vis
         vit = build_subnetwork(architecture)
     vit.load_state_dict(state, assign=True, strict=True)
     return vit.eval()
-
-
-def _norm(spec: ModelSpec) -> nn.Module:
-    return NORMS[spec.norm_layer](spec.embed_dim, eps=spec.norm_eps)
-
-
-def _mlp(spec: ModelSpec, units: int) -> nn.Module:
-    """timm's MLP layer of the dense model, with fewer units."""
-    build = partial(MLPS[spec.mlp_layer], act_layer=ACTIVATIONS[spec.act_layer])
-    width = units * (2 if spec.mlp_layer.startswith("glu") else 1)
-    mlp: nn.Module = build(spec.embed_dim, hidden_features=width, bias=spec.proj_bias)
-    return mlp

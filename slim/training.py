@@ -250,9 +250,7 @@ def weight_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
 
 def set_drop_path(model: nn.Module, rate: float) -> None:
     """Set stochastic depth, rising linearly from 0 in the first block to `rate` in the last."""
-    blocks = getattr(getattr(model, "vit", model), "blocks", None)
-    if blocks is None:
-        return
+    blocks = [module for module in model.modules() if hasattr(module, "drop_path1")]
     for block, prob in zip(blocks, calculate_drop_path_rates(rate, len(blocks)), strict=True):
         for name in ("drop_path1", "drop_path2"):  # timm has no DropPath where the rate was 0
             setattr(block, name, DropPath(prob).train(block.training))

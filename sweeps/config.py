@@ -177,10 +177,11 @@ class SpaceConfig:
     """Where the sampler may look, and where it starts.
 
     Args:
-        tokens_min: Smallest token budget; the largest is 1.
+        tokens_min: Smallest token budget; the largest is 1. A model that cannot drop tokens has 1.
         mhsa_min: Smallest MHSA budget; the largest is 1.
         mlp_min: Smallest MLP budget; the largest is 1.
-        uniform: Budgets tried first, each for all three dimensions alike, after the dense one.
+        uniform: Budgets tried first, each for all three dimensions alike, after the dense one; a
+            dimension whose smallest budget is 1 stays whole.
     """
 
     tokens_min: Fraction = 0.3
@@ -198,8 +199,8 @@ class SweepConfig:
         data: The source task: mnist, digits, fashion-mnist[:FOLDER] or an image folder.
         tasks: Transfer tasks, comma-separated; `auto` for the embedded ones other than the data,
             `none` for none.
-        model: `vit` for a fresh timm VisionTransformer shaped by --vit.*, any timm ViT's name, or
-            the folder of a saved network.
+        model: `vit` for a fresh timm VisionTransformer shaped by --vit.*, the name of any timm ViT
+            or Swin, or the folder of a saved network.
         pretrained: Load timm's pretrained weights of a named model from its hub.
         weights: Local file (safetensors or state dict) with a named model's weights.
         cluster: `auto` joins the Ray cluster that the environment names or that runs here, else

@@ -40,7 +40,7 @@ def make_dense(config: SweepConfig, task: Task, weights: bool = True) -> nn.Modu
         weights: Whether pretrained weights are loaded; a plan does without.
 
     Raises:
-        InputError: If the model is unknown, is no ViT that can be slimmed, or does not fit.
+        InputError: If the model is unknown, cannot be slimmed, or does not fit.
     """
     try:
         if config.model == "vit":
@@ -135,7 +135,9 @@ def _named(config: SweepConfig, task: Task, weights: bool) -> nn.Module:
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3)
         hint = f"; near: {', '.join(near)}" if near else ""
-        raise InputError(f"unknown model {name!r}, expected `vit`, a timm ViT or a folder{hint}")
+        raise InputError(
+            f"unknown model {name!r}, expected `vit`, a timm ViT or Swin, or a folder{hint}"
+        )
     if config.weights is not None and not Path(config.weights).is_file():
         raise InputError(f"weights file {config.weights} does not exist; check --weights")
     overlay = None
@@ -167,7 +169,8 @@ def _named(config: SweepConfig, task: Task, weights: bool) -> nn.Module:
 def _classes_of(weights: str) -> int | None:
     """How many classes the head in a file of weights has; None if it has no head."""
     state = load_state_dict(weights, weights_only=True)
-    return len(state["head.weight"]) if "head.weight" in state else None
+    heads = [state[name] for name in ("head.weight", "head.fc.weight") if name in state]
+    return len(heads[0]) if heads else None
 
 
 def _check_loadable(config: SweepConfig, task: Task, has_weights: bool, classes: int) -> None:

@@ -52,7 +52,7 @@ def search_masks(
     yield from training.resumable_epochs(state)
     accuracy = top1(training.evaluated, task, "val", preprocessing, device=device)
     searched = training.evaluated
-    assert isinstance(searched, slim.MaskedVisionTransformer)
+    assert isinstance(searched, slim.MaskedModel)
     slim.MaskCheckpoint.from_model(
         searched,
         data=task.fingerprint() | {"preprocessing": preprocessing.to_json()},

@@ -37,7 +37,7 @@ from sweeps.publishing import log_transfer, publish_front, publish_reports
 from sweeps.recorder import Recorder
 from sweeps.run_folder import RunFolder
 from sweeps.stages import spread, stream
-from sweeps.study import BudgetStudy, first_budgets
+from sweeps.study import BudgetStudy, first_budgets, space_for
 from sweeps.sweep import sweep_budgets
 from sweeps.tracking import FAILED, FINISHED, KILLED, Tracker
 from sweeps.transfer import finished_transfer, plan_transfer, run_transfer, transfer_tasks
@@ -62,7 +62,7 @@ def execute(command: Command) -> int:
         InterruptedRun: If the user stopped it.
     """
     config = _resumed_config(command) if command.resume else command.config
-    task, transfers, model = _check_inputs(config)
+    config, task, transfers, model = _check_inputs(config)
     if command.dry_run:
         plan = _plan(config, task, transfers, model, expected_concurrency(config), probe=True)
         print(plan.to_json() if command.dry_run == "json" else plan.to_text())
@@ -305,8 +305,11 @@ def _raised(result: Any) -> Any:
     return result
 
 
-def _check_inputs(config: SweepConfig) -> tuple[Task, list[Task], nn.Module]:
+def _check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], nn.Module]:
     """Load the data and build the model's shape before anything starts.
+
+    Returns:
+        The configuration with a space that suits the model; the tasks and the model.
 
     Raises:
         InputError: If the data, the tasks, the model or their fit are unusable.
@@ -317,6 +320,7 @@ def _check_inputs(config: SweepConfig) -> tuple[Task, list[Task], nn.Module]:
         raise InputError(f"--data: {error}") from error
     transfers = transfer_tasks(config)
     model = make_dense(config, task, weights=False)
+    config = replace(config, space=space_for(config.space, read_spec(model)))
     _check_budgets(config, model)
     for name in ("dense", "search", "finetune", "transfer"):
         options = getattr(config, name)
@@ -330,7 +334,7 @@ def _check_inputs(config: SweepConfig) -> tuple[Task, list[Task], nn.Module]:
                 f"--{name}.opt {options.opt} or --{name}.sched {options.sched} is not one of "
                 f"timm's: {' '.join(str(error).split())}"
             ) from error
-    return task, transfers, model
+    return config, task, transfers, model
 
 
 def _check_budgets(config: SweepConfig, model: nn.Module) -> None:

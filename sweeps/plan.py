@@ -224,5 +224,7 @@ def _random_scores(spec: ModelSpec) -> Scores:
     """Stand-ins before the search: with all tokens kept, the totals do not depend on them."""
     generator = torch.Generator().manual_seed(0)
     scores = Scores.fill(spec, partial(torch.rand, generator=generator))
+    if not spec.drops_tokens:
+        return scores
     falling = torch.linspace(0, -1, spec.depth).unbind()
     return replace(scores, tokens=tuple(scores.tokens[0] + height for height in falling))

@@ -1,7 +1,7 @@
 """The budget study: Optuna picks budgets; its journal is the one truth on trials."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
@@ -10,8 +10,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from slim import Budget
-from sweeps.config import SweepConfig
+from slim import Budget, ModelSpec
+from sweeps.config import SpaceConfig, SweepConfig
 from sweeps.trials import COMPLETE, FAILED, PRUNED, TrialRow
 
 DENSE = Budget(1.0, 1.0, 1.0)
@@ -115,8 +115,15 @@ class BudgetStudy:
 
 def first_budgets(config: SweepConfig) -> list[Budget]:
     """What is tried before the sampler decides: dense, then uniform budgets."""
-    uniform = [Budget(share, share, share) for share in config.space.uniform]
+    space = config.space
+    lows = (space.tokens_min, space.mhsa_min, space.mlp_min)
+    uniform = [Budget(*(1.0 if low == 1 else share for low in lows)) for share in space.uniform]
     return [DENSE, *uniform][: config.trials]
+
+
+def space_for(space: SpaceConfig, spec: ModelSpec) -> SpaceConfig:
+    """The space of a model: tokens stay whole where none can be dropped."""
+    return space if spec.drops_tokens else replace(space, tokens_min=1.0)
 
 
 def _params(budget: Budget) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from timm.models.swin_transformer import SwinTransformer
 
 import slim
 from analysis.structure import (
@@ -17,6 +18,7 @@ from analysis.structure import (
     token_map,
     token_maps,
 )
+from slim.spec import read_spec
 
 
 def cut(
@@ -57,6 +59,34 @@ def test_heads_are_the_mean_over_the_networks(
     assert data.kept[0].tolist() == [5, 4]
     assert data.kept[5].tolist() == [4, 4]
     assert (data.head_dims.tolist(), data.networks) == ([8] * 6, 2)
+
+
+@pytest.fixture
+def swin() -> slim.Architecture:
+    """Stages of 2 and 4 heads; the one block of the second keeps half of its dimensions."""
+    model = SwinTransformer(
+        img_size=8, patch_size=2, embed_dim=16, depths=(2, 1), num_heads=(2, 4), window_size=2
+    )
+    dense = slim.Architecture.dense(read_spec(model))
+    half = (tuple(range(4)),) * 4
+    return slim.Architecture(dense.spec, dense.tokens, (*dense.heads[:2], half), dense.units)
+
+
+def test_blocks_of_different_width_stand_side_by_side(swin: slim.Architecture) -> None:
+    data = structure_data({1: swin})
+    assert data.mhsa[:, 0].tolist() == [1, 1, 0.5]
+    assert data.tokens[:, 0].tolist() == [1, 1, 1]
+    heads = head_data({1: swin})
+    assert heads.kept[2].tolist() == [4, 4, 4, 4]
+    assert heads.kept[0, :2].tolist() == [8, 8]
+    assert np.isnan(heads.kept[0, 2:]).all()
+    assert heads.head_dims.tolist() == [8, 8, 8]
+    assert np.asarray(draw_heads(heads).data[0].z).shape == (3, 4)
+
+
+def test_a_network_that_cannot_drop_tokens_has_no_token_map(swin: slim.Architecture) -> None:
+    assert token_maps({1: swin}) == ()
+    assert "100% of its token slots" in structure_sentence({1: swin}, 1).replace(" %", "%")
 
 
 def test_the_token_map_counts_the_blocks_of_each_position(hill: slim.Architecture) -> None:

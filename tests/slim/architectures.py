@@ -22,9 +22,12 @@ def subsets(of: Indices) -> st.SearchStrategy[Indices]:
 def architectures(draw: st.DrawFn, spec: ModelSpec) -> Architecture:
     """Uneven heads, heads, MLPs and blocks pruned whole, tokens that nest, down to none."""
     tokens, heads, units = [], [], []
-    entering = tuple(range(spec.num_patches))
+    entering = tuple(range(spec.block(0).num_patches))
     for dense in spec.blocks:
-        entering = draw(subsets(entering)) or (entering[:1] if spec.needs_patches else ())
+        if spec.drops_tokens:
+            entering = draw(subsets(entering)) or (entering[:1] if spec.needs_patches else ())
+        else:
+            entering = tuple(range(dense.num_patches))
         gone = draw(st.sampled_from(["nothing", "nothing", "nothing", "attention", "block"]))
         tokens.append(entering)
         heads.append(draw(_heads(dense)) if gone == "nothing" else ((),) * dense.num_heads)
@@ -58,19 +61,24 @@ def without_block(spec: ModelSpec) -> Architecture:
 
 
 def with_fewest_tokens(spec: ModelSpec) -> Architecture:
-    """Patch tokens leave one after the other, until none is left or the one that must stay."""
+    """Patch tokens leave one after the other, until none is left or those that must stay."""
+    if not spec.drops_tokens:
+        return Architecture.dense(spec)
     last = (0,) if spec.needs_patches else ()
-    tokens = (tuple(range(spec.num_patches)), (0, spec.num_patches - 1), last)
-    return replace(Architecture.dense(spec), tokens=tokens)
+    dense = Architecture.dense(spec)
+    return replace(dense, tokens=(dense.tokens[0], (0, dense.tokens[0][-1]), last))
 
 
 def uneven(spec: ModelSpec) -> Architecture:
-    """Heads of three widths, every other unit, a token fewer in each block."""
-    last = spec.num_patches
+    """Heads of three widths, every other unit, a token fewer in each block if that can be."""
+    tokens = Architecture.dense(spec).tokens
+    if spec.drops_tokens:
+        tokens = tuple(kept[1 : len(kept) - block] for block, kept in enumerate(tokens))
+    widths: tuple[Indices, ...] = ((0, 2), (1, 2, 3), (3,))
     return Architecture(
         spec,
-        tokens=tuple(tuple(range(1, last - block)) for block in range(spec.depth)),
-        heads=(((0, 2), (1, 2, 3), (3,)),) * spec.depth,
+        tokens=tokens,
+        heads=tuple(widths * (dense.num_heads // 3) for dense in spec.blocks),
         units=tuple(tuple(range(0, dense.mlp_hidden, 2)) for dense in spec.blocks),
     )
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -34,6 +35,23 @@ def tiny_vit(seed: int = 0, **changes: Any) -> VisionTransformer:
     }
     torch.manual_seed(seed)
     return VisionTransformer(**(sizes | changes))
+
+
+def tiny_swin(seed: int = 0, **changes: Any) -> SwinTransformer:
+    sizes: dict[str, Any] = {
+        "img_size": 8,
+        "patch_size": 2,
+        "in_chans": 1,
+        "num_classes": 2,
+        "embed_dim": 16,
+        "depths": (2, 1),
+        "num_heads": (2, 4),
+        "window_size": 2,
+        "mlp_ratio": 2.0,
+        "drop_path_rate": 0.0,
+    }
+    torch.manual_seed(seed)
+    return SwinTransformer(**(sizes | changes))
 
 
 def a_batch(count: int = 4) -> tuple[Tensor, Tensor]:

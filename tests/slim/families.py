@@ -8,10 +8,11 @@ from typing import Any
 import timm
 import torch
 from timm.layers import RmsNorm, SwiGLU
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from slim import MaskCheckpoint, MaskedVisionTransformer, ModelSpec, attach_masks
+from slim import MaskCheckpoint, MaskedModel, ModelSpec, attach_masks
 from slim.spec import read_spec
 
 # 6 patches of a rectangular image, 3 heads of 4 dimensions, 12 units.
@@ -34,6 +35,24 @@ def named(name: str, **changes: Any) -> Callable[[], nn.Module]:
 def plain(**changes: Any) -> Callable[[], nn.Module]:
     """timm's VisionTransformer, tiny, with its options changed."""
     return partial(VisionTransformer, **(SIZES | changes))
+
+
+# Two stages of 24 and 6 tokens: windows that are padded, shifted, and one that covers all.
+SWIN_SIZES: dict[str, Any] = {
+    "img_size": (8, 12),
+    "patch_size": 2,
+    "embed_dim": 12,
+    "depths": (2, 1),
+    "num_heads": (3, 6),
+    "window_size": 3,
+    "mlp_ratio": 1.0,
+    "num_classes": 5,
+}
+
+
+def swin(**changes: Any) -> Callable[[], nn.Module]:
+    """timm's SwinTransformer, tiny, with its options changed."""
+    return partial(SwinTransformer, **(SWIN_SIZES | changes))
 
 
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
@@ -61,8 +80,24 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "no_final_norm": plain(final_norm=False),
     "no_classifier": plain(num_classes=0),
     "square_grey": plain(img_size=8, in_chans=1),
+    "swin": swin(),
+    "swin_odd": swin(  # 5 x 7 tokens merge to 3 x 4
+        img_size=(10, 14),
+        window_size=(2, 4),
+        num_heads=(3, 3),
+        mlp_ratio=(1.0, 0.5),
+        qkv_bias=False,
+        global_pool="avgmax",
+    ),
+    "swin_always_partition": swin(
+        depths=(1, 2),
+        head_dim=4,
+        window_size=((3, 3), (4, 2)),
+        always_partition=True,
+        in_chans=1,
+        global_pool="max",
+    ),
 }
-FAMILIES = tuple(BUILDERS)
 
 
 @cache
@@ -71,8 +106,20 @@ def _pristine(family: str) -> nn.Module:
 
 
 @cache
-def spec_of(family: str) -> ModelSpec:
+def spec_of(family: str) -> Any:
     return read_spec(_pristine(family))
+
+
+FAMILIES = tuple(BUILDERS)
+# Families that can drop tokens, and those that need them all.
+VITS = tuple(family for family in FAMILIES if spec_of(family).drops_tokens)
+SWINS = tuple(family for family in FAMILIES if family not in VITS)
+
+
+def classifiers(model: Any) -> list[nn.Module]:
+    """The last layers of a model: one, or two of a distilled one."""
+    heads = model.get_classifier()
+    return list(heads) if isinstance(heads, tuple) else [heads]
 
 
 def dense(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -85,9 +132,7 @@ def dense(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.
     return model.to(dtype)
 
 
-def masked(
-    family: str, seed: int = 0, dtype: torch.dtype = torch.float32
-) -> MaskedVisionTransformer:
+def masked(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> MaskedModel:
     """A masked model as a search may leave it: random weights, masks between 0.2 and 1."""
     model = attach_masks(dense(family, seed, dtype))
     random = torch.Generator().manual_seed(seed + 1)

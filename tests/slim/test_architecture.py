@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from slim import Architecture, FileFormatError
 from tests.slim.architectures import architectures, uneven, with_fewest_tokens, without_head
-from tests.slim.families import FAMILIES, spec_of
+from tests.slim.families import FAMILIES, SWINS, VITS, spec_of
 
 VIT = spec_of("vit")
 DENSE = Architecture.dense(VIT)
-POOLS_PATCHES = [family for family in FAMILIES if spec_of(family).needs_patches]
+POOLS_PATCHES = [family for family in VITS if spec_of(family).needs_patches]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -65,6 +65,13 @@ def test_pooling_over_patches_needs_a_patch(family):
     smallest = with_fewest_tokens(spec_of(family))
     with pytest.raises(FileFormatError, match="block 2 keeps no patch token"):
         replace(smallest, tokens=(*smallest.tokens[:2], ()))
+
+
+@pytest.mark.parametrize("family", SWINS)
+def test_windows_need_every_token(family):
+    dense = Architecture.dense(spec_of(family))
+    with pytest.raises(FileFormatError, match="block 2 drops tokens"):
+        replace(dense, tokens=(*dense.tokens[:2], dense.tokens[2][1:]))
 
 
 def spoilt(*path: str | int, value: object) -> object:

@@ -18,7 +18,17 @@ from slim import (
     extract,
 )
 from tests.slim.architectures import NAMED, architectures, uneven
-from tests.slim.families import FAMILIES, checkpoint, dense, images, masked, spec_of
+from tests.slim.families import (
+    FAMILIES,
+    SWINS,
+    VITS,
+    checkpoint,
+    classifiers,
+    dense,
+    images,
+    masked,
+    spec_of,
+)
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 SEEDS = st.integers(0, 2**20)
@@ -47,10 +57,6 @@ def gradients(model: nn.Module, classifiers: list[nn.Module], x: Tensor) -> list
     weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
     parameters = [p for head in classifiers for p in head.parameters()]
     return list(torch.autograd.grad((out * weights).sum(), [x, *parameters]))
-
-
-def classifiers(vit: nn.Module) -> list[nn.Module]:
-    return [vit.head, vit.head_dist] if hasattr(vit, "head_dist") else [vit.head]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -87,7 +93,7 @@ def test_what_is_pruned_whole_leaves_the_same_function(family, case):
 
 
 @pytest.mark.parametrize("case", ["without_block", "with_fewest_tokens", "uneven"])
-@pytest.mark.parametrize("family", [f for f in FAMILIES if not f.startswith("qk_")])
+@pytest.mark.parametrize("family", [f for f in VITS if not f.startswith("qk_")])
 def test_it_equals_timms_model_with_zeroed_weights_and_gathered_tokens(family, case):
     """A second opinion that shares no code with the masks; a qk-norm has other statistics."""
     model = dense(family, dtype=torch.float64)
@@ -102,20 +108,40 @@ def zeroed_and_gathered(model: nn.Module, architecture: Architecture, x: Tensor)
     spec, model = architecture.spec, copy.deepcopy(model)
     x = model.norm_pre(model._pos_embed(model.patch_embed(x)))
     prefix, left = range(spec.num_prefix_tokens), tuple(range(spec.num_patches))
-    for i, (block, widths) in enumerate(zip(model.blocks, spec.blocks, strict=True)):
-        kept = torch.zeros(3, widths.num_heads, widths.head_dim, dtype=x.dtype)
-        for head, dims in enumerate(architecture.heads[i]):
-            kept[:, head, list(dims)] = 1
-        for parameter in block.attn.qkv.parameters():
-            parameter.mul_(kept.flatten() if parameter.ndim == 1 else kept.flatten()[:, None])
-        units = torch.zeros(widths.mlp_hidden, dtype=x.dtype)
-        units[list(architecture.units[i])] = 1
-        block.mlp.fc2.weight.mul_(units)
+    for i, block in enumerate(model.blocks):
+        zero_what_is_dropped(block, architecture, i)
         places = [left.index(position) for position in architecture.tokens[i]]
         x = x[:, [*prefix, *(len(prefix) + place for place in places)]]
         left = architecture.tokens[i]
         x = block(x)
     return model.forward_head(model.norm(x))
+
+
+@pytest.mark.parametrize("case", ["without_head", "without_block", "uneven"])
+@pytest.mark.parametrize("family", SWINS)
+def test_it_equals_timms_swin_with_zeroed_weights(family, case):
+    """A second opinion that shares no code with the masks, nor with their windows."""
+    model = dense(family, dtype=torch.float64)
+    architecture = NAMED[case](spec_of(family))
+    vit = extract(MaskCheckpoint.from_model(attach_masks(model)), architecture)
+    x = images(architecture.spec, torch.float64)
+    blocks = [block for stage in model.layers for block in stage.blocks]
+    with torch.no_grad():
+        for i, block in enumerate(blocks):
+            zero_what_is_dropped(block, architecture, i)
+        assert distance(vit(x), model(x)) <= 1e-10
+
+
+def zero_what_is_dropped(block: nn.Module, architecture: Architecture, index: int) -> None:
+    widths = architecture.spec.block(index)
+    kept = torch.zeros(3, widths.num_heads, widths.head_dim, dtype=torch.float64)
+    for head, dims in enumerate(architecture.heads[index]):
+        kept[:, head, list(dims)] = 1
+    for parameter in block.attn.qkv.parameters():
+        parameter.mul_(kept.flatten() if parameter.ndim == 1 else kept.flatten()[:, None])
+    units = torch.zeros(widths.mlp_hidden, dtype=torch.float64)
+    units[list(architecture.units[index])] = 1
+    block.mlp.fc2.weight.mul_(units)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -128,7 +154,7 @@ def test_a_whole_budget_gives_the_dense_model_back(family):
         assert distance(vit(x), model(x)) <= 1e-5
 
 
-@pytest.mark.parametrize("family", ["vit", "siglip", "qk_layernorm"])
+@pytest.mark.parametrize("family", ["vit", "siglip", "qk_layernorm", "swin"])
 def test_under_bfloat16_autocast_it_stays_close(family):
     vit, hard = pair(uneven(spec_of(family)), family, 0, torch.float32)
     x = images(vit.architecture.spec)
@@ -156,8 +182,9 @@ def test_the_subnetwork_knows_what_it_is():
     assert not vit.training
 
 
-def test_it_trains():
-    vit = extract(checkpoint("dinov2_registers"), uneven(spec_of("dinov2_registers"))).train()
+@pytest.mark.parametrize("family", ["dinov2_registers", *SWINS])
+def test_it_trains(family):
+    vit = extract(checkpoint(family), uneven(spec_of(family))).train()
     vit(images(vit.architecture.spec)).square().sum().backward()
     assert all(bool(p.grad.abs().sum() > 0) for p in vit.parameters())
 

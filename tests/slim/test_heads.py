@@ -11,13 +11,18 @@ from slim.heads import with_new_head
 from slim.subnetwork import architecture_of
 from tests.slim.architectures import uneven
 from tests.slim.bars import assert_equal, copy_of
-from tests.slim.families import FAMILIES, checkpoint, dense, images, spec_of
+from tests.slim.families import FAMILIES, checkpoint, classifiers, dense, images, spec_of
 
 CLASSES = 7
 
 
 def small(family: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     return slim.extract(checkpoint(family, dtype=dtype), uneven(spec_of(family)))
+
+
+def width(family: str) -> int:
+    """Of what enters the classifier."""
+    return spec_of(family).blocks[-1].embed_dim
 
 
 def body(vit: nn.Module) -> dict[str, torch.Tensor]:
@@ -44,15 +49,15 @@ def test_the_new_head_is_fresh(family):
     vit = small(family)
     torch.manual_seed(0)
     with_new_head(vit, CLASSES)
-    heads = [vit.head] + ([vit.head_dist] if spec_of(family).distilled else [])
-    for head in heads:
-        assert head.weight.shape == (CLASSES, 12)
+    for head in classifiers(vit):
+        assert head.weight.shape == (CLASSES, width(family))
         assert bool((head.bias == 0).all())
         assert 0.01 < float(head.weight.detach().std()) < 0.03
         assert len(head.weight.unique()) > 80
         assert head.weight.requires_grad
     again = with_new_head(copy.deepcopy(vit), CLASSES)
-    assert not torch.equal(again.head.weight, vit.head.weight)
+    for head, before in zip(classifiers(again), classifiers(vit), strict=True):
+        assert not torch.equal(head.weight, before.weight)
 
 
 def test_even_for_as_many_classes_as_before():
@@ -65,11 +70,11 @@ def test_even_for_as_many_classes_as_before():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_cost_counts_the_new_head(family, build):
     vit = build(family)
-    spec, before = spec_of(family), slim.count(architecture_of(vit))
+    before = slim.count(architecture_of(vit))
     after = slim.count(architecture_of(with_new_head(vit, CLASSES)))
-    heads, more = (2 if spec.distilled else 1), CLASSES - spec.num_classes
-    assert after.macs - before.macs == heads * more * spec.embed_dim
-    assert after.params - before.params == heads * more * (spec.embed_dim + 1)
+    more = len(classifiers(vit)) * (CLASSES - spec_of(family).num_classes)
+    assert after.macs - before.macs == more * width(family)
+    assert after.params - before.params == more * (width(family) + 1)
     assert after.params == sum(p.numel() for p in vit.parameters())
 
 

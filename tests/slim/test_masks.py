@@ -19,9 +19,20 @@ from slim import (
     load,
     save,
 )
-from slim.masks import SMALLEST_TOKEN_MASK
+from slim.masked_model import SMALLEST_TOKEN_MASK
 from tests.slim.architectures import uneven
-from tests.slim.families import FAMILIES, checkpoint, dense, images, masked, plain, spec_of
+from tests.slim.families import (
+    FAMILIES,
+    SWINS,
+    VITS,
+    checkpoint,
+    dense,
+    images,
+    masked,
+    plain,
+    spec_of,
+    swin,
+)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -51,7 +62,7 @@ def test_masks_are_named_so_and_everything_else_is_the_dense_model(family):
     model = dense(family)
     fresh = attach_masks(model)
     masks = fresh.mask_parameters()
-    assert len(masks) == 3 * spec_of(family).depth
+    assert len(masks) == (3 if family in VITS else 2) * spec_of(family).depth
     assert all("mask" in name for name in masks)
     assert all(bool((mask == 1).all()) for mask in masks.values())
     assert {name for name, _ in fresh.named_parameters() if "mask" in name} == masks.keys()
@@ -73,6 +84,36 @@ def test_the_given_models_dropout_stays():
     assert block.attn.attn_drop.p == 0.2
     assert block.attn.proj_drop.p == block.mlp.dense.drop1.p == 0.3
     assert block.drop_path1.drop_prob == block.drop_path2.drop_prob == 0.5
+
+
+def test_the_given_swins_dropout_stays():
+    rates = {"attn_drop_rate": 0.2, "proj_drop_rate": 0.3, "drop_path_rate": 0.5}
+    block = attach_masks(swin(**rates)()).blocks[-1]
+    assert block.attn.attn_drop.p == 0.2
+    assert block.attn.proj_drop.p == block.mlp.dense.drop1.p == 0.3
+    assert block.drop_path1.drop_prob == block.drop_path2.drop_prob == 0.5
+
+
+@pytest.mark.parametrize("family", SWINS)
+def test_masks_of_windows_save_no_activation(family):
+    def saved_by(model: nn.Module) -> int:
+        """Bytes kept for the backward pass that grow with the batch."""
+        sizes = []
+        for batch in (1, 2):
+            seen: dict[int, int] = {}
+
+            def note(tensor: Tensor, seen: dict[int, int] = seen) -> Tensor:
+                seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                out = model(images(spec_of(family), batch=batch))
+            sizes.append(sum(seen.values()))
+            del out
+        return sizes[1] - sizes[0]
+
+    plain_bytes = saved_by(dense(family).requires_grad_())
+    assert saved_by(masked(family)) <= plain_bytes
 
 
 def test_a_slimmed_subnetwork_is_refused():
@@ -127,8 +168,8 @@ def test_masks_scale_qkv_softmax_weights_and_units():
 def test_every_mask_gets_a_finite_gradient(family):
     model = masked(family)
     with torch.no_grad():
-        for block in model.vit.blocks:
-            block.token_mask[0] = SMALLEST_TOKEN_MASK
+        for mask in model.live_masks().tokens:
+            mask[0] = SMALLEST_TOKEN_MASK
     model(images(model.spec)).square().sum().backward()
     for mask in model.mask_parameters().values():
         assert bool(mask.grad.isfinite().all())
@@ -159,7 +200,7 @@ def test_hard_masks_keep_the_value_of_what_is_kept_and_set_kept_tokens_to_1():
 @pytest.mark.parametrize(
     ("gain", "dtype"), [(1e-3, torch.float64), (1.0, torch.bfloat16), (30.0, torch.float32)]
 )
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", VITS)
 def test_nobody_sees_a_dropped_token_however_large_the_scores(family, gain, dtype):
     model = masked(family)
     spec = model.spec

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from slim import Architecture, Budget, BudgetError, ModelSpec, Scores
 from slim.ranking import select
-from slim.subnetwork import token_index
-from tests.slim.families import FAMILIES, spec_of
+from slim.vit.subnetwork import token_index
+from tests.slim.families import FAMILIES, SWINS, VITS, spec_of
 
-POOLS_PATCHES = [family for family in FAMILIES if spec_of(family).needs_patches]
-READS_PREFIX = [family for family in FAMILIES if not spec_of(family).needs_patches]
+POOLS_PATCHES = [family for family in VITS if spec_of(family).needs_patches]
+READS_PREFIX = [family for family in VITS if not spec_of(family).needs_patches]
 FRACTIONS = st.floats(0.001, 1.0)
 SMALLEST = {"tokens": 3 / 18, "mhsa": 0.001, "mlp": 0.001}  # a token in each of three blocks
 
@@ -30,6 +30,7 @@ def scores(draw: st.DrawFn, spec: ModelSpec) -> Scores:
 
 def budgets(spec: ModelSpec) -> st.SearchStrategy[Budget]:
     tokens = st.floats(0.2, 1.0) if spec.needs_patches else FRACTIONS
+    tokens = tokens if spec.drops_tokens else st.just(1.0)
     return st.builds(Budget, tokens, FRACTIONS, FRACTIONS)
 
 
@@ -50,7 +51,7 @@ def best(values: Iterable[torch.Tensor], count: int) -> set[Place]:
     return set(sorted(worth, key=lambda place: (-worth[place], place))[:count])
 
 
-@pytest.mark.parametrize("family", ["vit", "siglip", "avg", "avgmax"])
+@pytest.mark.parametrize("family", ["vit", "siglip", "avg", "avgmax", *SWINS])
 @settings(max_examples=30)
 @given(data=st.data())
 def test_each_dimension_keeps_exactly_its_rounded_share(family, data):
@@ -61,10 +62,11 @@ def test_each_dimension_keeps_exactly_its_rounded_share(family, data):
         assert kept[name] == round(getattr(budget, name) * total)
 
 
+@pytest.mark.parametrize("family", ["vit", "swin_odd"])
 @settings(max_examples=30)
 @given(data=st.data())
-def test_the_best_are_kept_and_ties_go_to_the_lower_index(data):
-    spec = spec_of("vit")
+def test_the_best_are_kept_and_ties_go_to_the_lower_index(family, data):
+    spec = spec_of(family)
     values, budget = data.draw(scores(spec)), data.draw(budgets(spec))
     chosen = select(spec, values, budget)
     kept = chosen.kept()
@@ -76,10 +78,11 @@ def test_the_best_are_kept_and_ties_go_to_the_lower_index(data):
     }
     units = {(block, unit) for block, row in enumerate(chosen.units) for unit in row}
     tokens = {(block, token) for block, row in enumerate(chosen.tokens) for token in row}
-    worth = [torch.stack(values.tokens[b:]).amax(dim=0) for b in range(spec.depth)]
     assert dims == best(values.mhsa, kept["mhsa"])
     assert units == best(values.mlp, kept["mlp"])
-    assert tokens == best(worth, kept["tokens"])
+    if spec.drops_tokens:
+        worth = [torch.stack(values.tokens[b:]).amax(dim=0) for b in range(spec.depth)]
+        assert tokens == best(worth, kept["tokens"])
 
 
 @pytest.mark.parametrize("family", ["vit", "siglip"])
@@ -92,7 +95,7 @@ def test_tokens_nest_in_depth(family, data):
         assert set(deep) <= set(shallow)
 
 
-@pytest.mark.parametrize("family", ["vit", "siglip", "avg"])
+@pytest.mark.parametrize("family", ["vit", "siglip", "avg", "swin"])
 @settings(max_examples=30)
 @given(data=st.data())
 def test_a_larger_budget_keeps_all_that_a_smaller_one_keeps(family, data):
@@ -153,3 +156,12 @@ def test_the_smallest_budgets_still_select(dimension):
     flat = Scores.fill(spec, torch.ones)
     chosen = select(spec, flat, Budget(**{dimension: SMALLEST[dimension]}))
     assert chosen.kept()[dimension] == round(SMALLEST[dimension] * totals(spec)[dimension])
+
+
+@pytest.mark.parametrize("family", SWINS)
+def test_a_model_of_windows_is_not_asked_to_drop_tokens(family):
+    spec = spec_of(family)
+    with pytest.raises(
+        BudgetError, match=r"tokens=0\.7 .* windows need every token; give tokens=1$"
+    ):
+        select(spec, Scores.fill(spec, torch.ones), Budget(0.7, 1, 1))

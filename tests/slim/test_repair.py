@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -16,6 +17,15 @@ def dense_model(**changes: object) -> nn.Module:
     for parameter in vit.parameters():
         parameter.data = torch.randn_like(parameter) * 0.2
     return vit
+
+
+def dense_swin() -> nn.Module:
+    torch.manual_seed(0)
+    shape = {"img_size": 16, "patch_size": 2, "embed_dim": 32, "depths": (2, 1), "window_size": 3}
+    swin = SwinTransformer(**shape, num_heads=(2, 4), num_classes=5).double().eval()
+    for parameter in swin.parameters():
+        parameter.data = torch.randn_like(parameter) * 0.2
+    return swin
 
 
 def checkpoint_of(vit: nn.Module) -> slim.MaskCheckpoint:
@@ -53,6 +63,30 @@ def test_a_repaired_network_is_nearer_to_the_dense_one(
     before = distance(vit, dense)
     slim.repair(vit, dense, batches())
     assert distance(vit, dense) < 0.8 * before
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("share", [0.5, 0.3])
+def test_a_repaired_swin_is_nearer_to_its_reference(share: float, masked: bool) -> None:
+    dense = dense_swin()
+    checkpoint = checkpoint_of(dense)
+    reference = checkpoint.masked_model().double() if masked else dense
+    swin = slim.extract(checkpoint, checkpoint.select(slim.Budget(1, share, share)))
+    before = distance(swin, reference)
+    slim.repair(swin, reference, batches())
+    assert distance(swin, reference) < 0.8 * before
+
+
+def test_least_squares_finds_the_exact_output_layers_of_a_swin() -> None:
+    checkpoint = checkpoint_of(dense_swin())
+    dense = slim.extract(checkpoint, slim.Architecture.dense(checkpoint.spec))
+    swin = slim.extract(checkpoint, slim.Architecture.dense(checkpoint.spec))
+    for stage in swin.layers:
+        for block in stage.blocks:
+            nn.init.normal_(block.mlp.fc2.weight)
+            nn.init.normal_(block.attn.proj.bias)
+    slim.repair(swin, dense, batches(20), ridge=1e-12)
+    assert distance(swin, dense) < 1e-8
 
 
 def test_a_network_that_lacks_nothing_is_left_as_it_is() -> None:

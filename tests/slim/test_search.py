@@ -9,12 +9,20 @@ from torch import Tensor, nn
 
 from slim import MaskedVisionTransformer, attach_masks
 from slim.evaluation import top1
-from slim.masks import SMALLEST_TOKEN_MASK
+from slim.masked_model import SMALLEST_TOKEN_MASK
 from slim.recipe import Recipe
 from slim.search import Penalty, penalty_of, search_training
 from slim.training import Training, cross_entropy
-from tests.slim.bars import PREPROCESSING, a_batch, assert_equal, bars, copy_of, tiny_vit
-from tests.slim.families import FAMILIES, dense, images, spec_of
+from tests.slim.bars import (
+    PREPROCESSING,
+    a_batch,
+    assert_equal,
+    bars,
+    copy_of,
+    tiny_swin,
+    tiny_vit,
+)
+from tests.slim.families import VITS, dense, images, spec_of
 
 # 5 steps an epoch.
 RECIPE = Recipe(epochs=1, batch_size=16, lr=1e-3, sched="constant", weight_decay=0.0)
@@ -225,7 +233,7 @@ def test_a_heavier_penalty_leaves_smaller_masks():
     assert mean_of(5.0) < mean_of(0.0) - 0.05
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", VITS)
 def test_prefix_tokens_carry_no_mask(family):
     masked, spec = attach_masks(dense(family)), spec_of(family)
     assert [len(mask) for mask in masked.masks().tokens] == [spec.num_patches] * spec.depth
@@ -235,6 +243,32 @@ def test_prefix_tokens_carry_no_mask(family):
             prefix = block.log_token_mask()[: spec.num_prefix_tokens]
             assert prefix.tolist() == [0.0] * spec.num_prefix_tokens
     assert bool(masked(images(spec)).isfinite().all())
+
+
+# Swin
+
+
+def test_a_swin_is_searched_over_dimensions_and_units_alone():
+    masked = attach_masks(tiny_swin())
+    spread_masks(masked)
+    masks = masked.masks()
+    mhsa = torch.cat([mask.flatten() for mask in masks.mhsa])  # 2 blocks of 16, 1 of 32
+    by_hand = 2.0 * float(mhsa.mean()) + 3.0 * float(torch.cat(masks.mlp).mean())
+    penalty = penalty_of(masked, Penalty(1.0, 2.0, 3.0))
+    assert float(penalty.detach()) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_swin_learns_while_its_masks_move():
+    masked = attach_masks(tiny_swin())
+    recipe = replace(RECIPE, epochs=6, lr=1e-2, drop_path=0.1)
+    epochs = list(search(masked, recipe, Penalty()).epochs())
+    assert epochs[-1].val_top1 == 100.0
+    masks = masked.masks()
+    for mask in masks.mhsa + masks.mlp:
+        assert 0 <= float(mask.min()) < 0.95
+        assert float(mask.max()) <= 1
+    rates = [block.drop_path2.drop_prob for block in masked.blocks]
+    assert rates == pytest.approx([0.0, 0.05, 0.1])
 
 
 # The training

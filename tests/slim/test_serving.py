@@ -55,7 +55,7 @@ def test_a_network_comes_back_bit_for_bit(family, tmp_path):
 
 
 @pytest.mark.parametrize("case", NAMED)
-@pytest.mark.parametrize("family", ["deit3", "no_proj_bias", "qk_rmsnorm"])
+@pytest.mark.parametrize("family", ["deit3", "no_proj_bias", "qk_rmsnorm", "swin"])
 def test_so_does_one_with_parts_pruned_whole(family, case, tmp_path):
     vit = network(family, case, torch.float64)
     assert_same(load(save(vit, tmp_path / "small")), vit)
@@ -81,7 +81,7 @@ def test_the_file_holds_the_counted_parameters_and_no_padding(family, tmp_path):
     assert header["macs"] == cost.macs
 
 
-@pytest.mark.parametrize("family", ["vit", "deit_distilled", "siglip"])
+@pytest.mark.parametrize("family", ["vit", "deit_distilled", "siglip", "swin"])
 def test_a_network_with_a_new_classifier_comes_back(family, tmp_path):
     vit = network(family)
     vit.reset_classifier(2)

@@ -13,7 +13,7 @@ from torch import nn
 
 from slim import FileFormatError, ModelSpec, UnsupportedModelError, attach_masks
 from slim.spec import BlockSpec, read_spec
-from tests.slim.families import FAMILIES, SIZES, dense, images, named, plain, spec_of
+from tests.slim.families import FAMILIES, SIZES, dense, images, named, plain, spec_of, swin
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -47,6 +47,9 @@ def test_it_survives_a_trip_through_json(family):
         "vit_base_patch16_clip_quickgelu_224",
         "vit_betwixt_patch16_reg4_gap_256",
         "vit_little_patch16_reg1_gap_256",
+        "swin_tiny_patch4_window7_224",
+        "swin_base_patch4_window12_384",
+        "swin_s3_tiny_224",
     ],
 )
 def test_real_sizes_are_read_and_rebuilt(name):
@@ -64,10 +67,27 @@ def test_it_tells_the_sizes_of_a_model():
     assert spec.num_patches == 6
     assert spec.num_prefix_tokens == 5  # CLS and four registers
     assert spec.block(2) == BlockSpec(
-        embed_dim=12, num_heads=3, head_dim=4, mlp_hidden=12, num_patches=6
+        embed_dim=12, num_heads=3, head_dim=4, mlp_hidden=12, grid_size=(2, 3)
     )
     assert spec.blocks == (spec.block(0),) * 3
     assert (spec.mlp_hidden, spec.mlp_width, spec.gated) == (12, 24, True)
+
+
+def test_it_tells_the_sizes_of_each_stage_of_a_swin():
+    spec = spec_of("swin_odd")
+    first = BlockSpec(embed_dim=12, num_heads=3, head_dim=4, mlp_hidden=12, grid_size=(5, 7))
+    last = BlockSpec(embed_dim=24, num_heads=3, head_dim=8, mlp_hidden=12, grid_size=(3, 4))
+    assert spec.blocks == (first, first, last)
+    assert spec.input_size == (3, 10, 14)
+    assert spec.block_names == ("layers.0.blocks.0", "layers.0.blocks.1", "layers.1.blocks.0")
+    assert [spec.windows(block).shift for block in range(3)] == [(0, 0), (1, 2), (0, 0)]
+
+
+def test_a_swin_of_another_image_size_is_read_as_it_stands():
+    model = swin()()
+    model.set_input_size((16, 12))
+    assert read_spec(model).img_size == (16, 12)
+    assert read_spec(read_spec(model).build()) == read_spec(model)
 
 
 @pytest.mark.parametrize("act", ["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"])
@@ -84,6 +104,12 @@ def gated() -> nn.Module:
 def mixed_eps() -> nn.Module:
     model = plain()()
     model.blocks[1].norm2.eps = 0.1
+    return model
+
+
+def unshifted() -> nn.Module:
+    model = swin()()
+    model.layers[0].blocks[1].shift_size = (0, 0)
     return model
 
 
@@ -104,7 +130,12 @@ UNSUPPORTED = {
     "scale_attn_norm": plain(scale_attn_norm=True),
     "scale_mlp_norm": plain(scale_mlp_norm=True),
     "patch_drop_rate": plain(patch_drop_rate=0.5),
-    "SwinTransformer": lambda: on_meta("swin_tiny_patch4_window7_224"),
+    "SwinTransformerV2": lambda: on_meta("swinv2_tiny_window8_256"),
+    "dynamic_img_size": swin(dynamic_img_size=True),
+    "global_pool='catavgmax'": swin(global_pool="catavgmax"),
+    "norm layer RmsNorm": swin(norm_layer=RmsNorm),
+    "patch embedding OtherPatchEmbed": swin(embed_layer=OtherPatchEmbed),
+    "windows of another size or shift in layers.0.blocks.1": unshifted,
     "ResNet": lambda: on_meta("resnet18"),
     "Eva": lambda: on_meta("eva02_tiny_patch14_224"),
     "HybridEmbed": lambda: on_meta("vit_tiny_r_s16_p8_224"),
@@ -144,10 +175,13 @@ def test_a_spec_with_a_field_missing_or_unknown_is_refused_by_name():
         ModelSpec.from_json(values | {"colour": "red", "line\nbreak": 1})
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(ModelSpec)])
-@pytest.mark.parametrize("value", [None, "3", [1, "2"], {}, 2.5, [1, 2, 3]])
-def test_an_ill_typed_field_is_refused_by_name(field, value):
-    values = spec_of("vit").to_json()
+@pytest.mark.parametrize(
+    ("family", "field"),
+    [(family, field.name) for family in ("vit", "swin") for field in fields(spec_of(family))],
+)
+@pytest.mark.parametrize("value", [None, "3", [1, "2"], {}, 2.5, [1, 2.0, 3]])
+def test_an_ill_typed_field_is_refused_by_name(family, field, value):
+    values = spec_of(family).to_json()
     with pytest.raises(FileFormatError, match=field) as refused:
         ModelSpec.from_json(values | {field: value})
     assert "\n" not in str(refused.value)
@@ -184,6 +218,41 @@ def test_an_ill_typed_field_is_refused_by_name(field, value):
 )
 def test_a_field_out_of_range_is_refused(field, value):
     values = json.loads(json.dumps(spec_of("vit").to_json() | {field: value}))
+    with pytest.raises(FileFormatError) as refused:
+        ModelSpec.from_json(values)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("img_size", [0, 8]),
+        ("img_size", [8, 1]),  # smaller than a patch
+        ("img_size", [1 << 20, 1 << 20]),
+        ("patch_size", [-2, 2]),
+        ("in_chans", 0),
+        ("num_classes", -1),
+        ("embed_dim", 0),
+        ("depths", []),
+        ("depths", [2, 0]),
+        ("depths", [2, 1 << 19]),
+        ("depths", [2]),  # of two stages
+        ("depths", [1] * 40),  # whose width would double forty times
+        ("num_heads", [3, -6]),
+        ("head_dims", [4, 0]),
+        ("mlp_hidden", [1 << 40, 1]),
+        ("window_size", [[3, 3]]),
+        ("window_size", [[3, 3], [0, 3]]),
+        ("window_size", [[5, 3], [2, 3]]),  # larger than the grid
+        ("norm_eps", -1.0),
+        ("global_pool", "token"),
+        ("family", "resnet"),
+        ("family", "vit"),
+        ("family", None),
+    ],
+)
+def test_a_field_of_a_swin_out_of_range_is_refused(field, value):
+    values = json.loads(json.dumps(spec_of("swin").to_json() | {field: value}))
     with pytest.raises(FileFormatError) as refused:
         ModelSpec.from_json(values)
     assert "\n" not in str(refused.value)

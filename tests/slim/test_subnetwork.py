@@ -5,7 +5,8 @@ import torch
 from timm.layers import DropPath
 
 from slim import Architecture, Budget, extract
-from slim.subnetwork import architecture_of, build_subnetwork, token_index
+from slim.subnetwork import architecture_of, build_subnetwork
+from slim.vit.subnetwork import token_index
 from tests.slim.architectures import NAMED, uneven, without_block
 from tests.slim.families import FAMILIES, checkpoint, dense, spec_of
 
@@ -17,8 +18,9 @@ def test_its_parameters_have_timms_names(family):
 
 
 @pytest.mark.parametrize("case", NAMED)
-def test_fresh_weights_are_those_of_a_layout_that_extraction_fills(case):
-    source = checkpoint("deit3")
+@pytest.mark.parametrize("family", ["deit3", "swin"])
+def test_fresh_weights_are_those_of_a_layout_that_extraction_fills(family, case):
+    source = checkpoint(family)
     architecture = NAMED[case](source.spec)
     fresh = build_subnetwork(architecture).state_dict()
     cut = extract(source, architecture).state_dict()

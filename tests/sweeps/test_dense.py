@@ -47,6 +47,17 @@ def test_a_named_model_takes_local_weights(digits: Task, tmp_path: Path, suffix:
     assert preprocessing.input_size == (3, 160, 160)
 
 
+def test_the_classes_of_a_swins_local_weights_must_be_the_tasks(
+    digits: Task, tmp_path: Path
+) -> None:
+    save_file({"head.fc.weight": torch.zeros(7, 768)}, tmp_path / "swin.safetensors")
+    config = SweepConfig(
+        model="swin_tiny_patch4_window7_224", weights=str(tmp_path / "swin.safetensors")
+    )
+    with pytest.raises(InputError, match="has 7 classes but data digits has 10"):
+        make_dense(config, digits)
+
+
 def test_weights_that_run_code_are_not_loaded(digits: Task, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
 

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import optuna
 import pytest
+import timm
+import torch
 from optuna.trial import TrialState
 
 from slim import Budget
+from slim.spec import read_spec
 from sweeps.config import SpaceConfig, SweepConfig
 from sweeps.front import pareto_front
-from sweeps.study import BudgetStudy, Proposal
+from sweeps.study import BudgetStudy, Proposal, space_for
 from sweeps.trials import COMPLETE, FAILED, PRUNED, TrialRow
 
 CONFIG = SweepConfig(trials=8, seed=3, space=SpaceConfig(uniform=[0.5, 0.25]))
@@ -56,6 +59,23 @@ def test_sampled_budgets_stay_in_the_space(tmp_path: Path) -> None:
         assert budget.tokens >= 0.6
         assert budget.mhsa >= 0.7
         assert budget.mlp >= 0.8
+
+
+def test_a_dimension_whose_smallest_budget_is_1_stays_whole(tmp_path: Path) -> None:
+    space = SpaceConfig(tokens_min=1.0, mhsa_min=0.2, mlp_min=0.2, uniform=[0.5])
+    budgets = run(BudgetStudy(tmp_path / "journal", replace(CONFIG, space=space)))
+    assert budgets[1] == Budget(1, 0.5, 0.5)
+    assert {budget.tokens for budget in budgets} == {1.0}
+    assert len({(budget.mhsa, budget.mlp) for budget in budgets}) == 8
+
+
+def test_the_space_of_a_swin_keeps_every_token_and_that_of_a_vit_is_as_configured() -> None:
+    space = SpaceConfig(tokens_min=0.4)
+    with torch.device("meta"):
+        swin = read_spec(timm.create_model("swin_tiny_patch4_window7_224"))
+        vit = read_spec(timm.create_model("deit_tiny_patch16_224"))
+    assert space_for(space, swin) == replace(space, tokens_min=1.0)
+    assert space_for(space, vit) == space
 
 
 @pytest.mark.parametrize("stopped_after", [1, 3, 5, 7])

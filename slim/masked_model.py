@@ -1,0 +1,136 @@
+"""A dense model whose blocks carry masks, whatever its family."""
+
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from slim.architecture import Architecture
+from slim.ranking import Scores
+from slim.spec import ModelSpec
+
+# The smallest soft token mask: its logarithm must stay finite for the gradient.
+SMALLEST_TOKEN_MASK = 1e-4
+
+
+class MaskedMlp(nn.Module):
+    """An MLP of timm with a mask on every hidden unit, after the activation.
+
+    The mask is folded into the `fc2` weights in each step.
+    """
+
+    kept: Tensor
+
+    def __init__(self, mlp: Any) -> None:
+        super().__init__()
+        self.dense = mlp
+        weight = mlp.fc2.weight
+        self.mask = nn.Parameter(weight.new_ones(weight.shape[1]))
+        self.register_buffer("kept", torch.ones_like(self.mask), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, D) to (B, N, D)."""
+        folded = {"fc2.weight": self.dense.fc2.weight * (self.mask * self.kept)}
+        out: Tensor = torch.func.functional_call(self.dense, folded, (x,))
+        return out
+
+
+class MaskedModel(nn.Module, ABC):
+    """A dense timm model whose blocks carry masks.
+
+    A family says how one block is masked; its attention and MLP are then `attn` and `mlp`, each
+    with a `mask` and a buffer `kept`.
+
+    Args:
+        model: The dense model; its modules are taken over.
+        spec: Its spec.
+    """
+
+    vit: Any
+
+    def __init__(self, model: Any, spec: Any) -> None:
+        super().__init__()
+        self.spec: ModelSpec = spec
+        self.vit = model
+        for index, name in enumerate(spec.block_names):
+            model.set_submodule(name, self.mask_block(model.get_submodule(name), index))
+
+    @abstractmethod
+    def mask_block(self, block: Any, index: int) -> nn.Module:
+        """Put masks on one block."""
+
+    def token_masks(self) -> tuple[nn.Parameter, ...]:
+        """One mask per block, or none for a family that keeps every token."""
+        return ()
+
+    @property
+    def blocks(self) -> list[Any]:
+        """The masked blocks, in order."""
+        return [self.vit.get_submodule(name) for name in self.spec.block_names]
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that get no weight decay, as timm's models tell."""
+        return {f"vit.{name}" for name in self.vit.no_weight_decay()}
+
+    def live_masks(self) -> Scores:
+        """The mask parameters themselves, by dimension and block."""
+        blocks = self.blocks
+        return Scores(
+            tokens=self.token_masks(),
+            mhsa=tuple(block.attn.mask for block in blocks),
+            mlp=tuple(block.mlp.mask for block in blocks),
+        )
+
+    def masks(self) -> Scores:
+        """The masks as they stand, detached copies."""
+        return self.live_masks().map(lambda mask: mask.detach().clone())
+
+    @torch.no_grad()
+    def set_masks(self, masks: Scores) -> None:
+        """Give every mask a value; the shapes are those of `masks`."""
+        live = self.live_masks()
+        for dimension in ("tokens", "mhsa", "mlp"):
+            ours, theirs = getattr(live, dimension), getattr(masks, dimension)
+            for mask, values in zip(ours, theirs, strict=True):
+                mask.copy_(values)
+
+    def mask_parameters(self) -> dict[str, nn.Parameter]:
+        """The mask parameters by name; every other parameter is a weight of the dense model."""
+        return {name: p for name, p in self.named_parameters() if name.endswith("mask")}
+
+    @torch.no_grad()
+    def clamp_masks(self) -> None:
+        """Bring every mask back to [0, 1], token masks to where their logarithm is finite."""
+        for name, mask in self.mask_parameters().items():
+            low = SMALLEST_TOKEN_MASK if name.endswith("token_mask") else 0.0
+            mask.clamp_(low, 1.0)
+
+    @torch.no_grad()
+    def harden(self, architecture: Architecture) -> Self:
+        """Mask hard what an architecture does not keep: the reference that extraction must equal.
+
+        Kept dimensions and units keep their mask's value.
+
+        Returns:
+            This model, changed in place.
+        """
+        for i, block in enumerate(self.blocks):
+            mark_kept(block.mlp.kept, architecture.units[i])
+            for head, dims in enumerate(architecture.heads[i]):
+                mark_kept(block.attn.kept[head], dims)
+        return self
+
+    def dense_state(self) -> dict[str, Tensor]:
+        """The dense model's weights under timm's names, masks left out; not copied."""
+        state = {}
+        for name, tensor in self.vit.state_dict().items():
+            if not name.endswith("mask"):
+                state[name.replace(".mlp.dense.", ".mlp.")] = tensor
+        return state
+
+
+def mark_kept(kept: Tensor, indices: tuple[int, ...]) -> None:
+    """Set the kept entries of a buffer to 1, all others to 0."""
+    kept.zero_()
+    kept[list(indices)] = 1.0

@@ -1,0 +1,1 @@
+"""The family of timm's SwinTransformer: windows that shift, stages that halve the grid."""

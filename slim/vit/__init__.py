@@ -1,0 +1,1 @@
+"""The family of timm's VisionTransformer: all tokens attend to all, blocks are alike."""

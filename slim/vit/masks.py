@@ -1,0 +1,174 @@
+"""Soft masks on a dense Vision Transformer, and the hard masks they turn into."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slim.architecture import Architecture
+from slim.masked_model import SMALLEST_TOKEN_MASK, MaskedMlp, MaskedModel, mark_kept
+from slim.vit.spec import VitSpec
+
+# The log-mask of a dropped token: its exponential is 0 and products with it stay finite.
+DROPPED = -1e30
+
+
+class MaskedAttention(nn.Module):
+    """timm's `Attention` with a mask on every head dimension, shared by q, k and v.
+
+    The mask is folded into the qkv weights in each step, so it saves no activations. The token
+    mask leaves the softmax as an additive log-mask: the weights are widened by spare dimensions
+    of every head, of which the first holds 1 in the queries and the log-mask in the keys. They
+    are as many in q, k and v, because the fused kernels take equal widths alone, and bring the
+    width to a multiple of 8, which those of CUDA want.
+    """
+
+    kept: Tensor
+
+    def __init__(self, attn: Any) -> None:
+        super().__init__()
+        self.num_heads: int = attn.num_heads
+        self.head_dim: int = attn.head_dim
+        self.spare = 8 - attn.head_dim % 8
+        self.scale: float = attn.scale
+        self.qkv = attn.qkv
+        self.q_norm, self.k_norm = attn.q_norm, attn.k_norm
+        self.attn_drop: nn.Dropout = attn.attn_drop
+        self.proj = attn.proj
+        self.proj_drop = attn.proj_drop
+        like = self.qkv.weight
+        self.mask = nn.Parameter(like.new_ones(self.num_heads, self.head_dim))
+        self.register_buffer("kept", torch.ones_like(self.mask), persistent=False)
+
+    def forward(self, x: Tensor, log_mask: Tensor) -> Tensor:
+        """Attend: (B, N, D) and the tokens' log-mask (N,) to (B, N, D)."""
+        qkv = F.linear(x, self._qkv_weight(), self._qkv_bias())  # (B, N, 3 * H * (d + spare))
+        qkv = qkv.unflatten(-1, (3, self.num_heads, self.head_dim + self.spare))
+        qkv[:, :, 1, :, self.head_dim] += (log_mask / self.scale).to(qkv.dtype)[:, None]
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, d + spare) each
+        q, k = self._normalise(self.q_norm, q), self._normalise(self.k_norm, k)
+        drop = self.attn_drop.p if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=self.scale)
+        out = out.transpose(1, 2).flatten(2)  # (B, N, H * (d + spare)), not copied
+        weight = self.proj.weight.unflatten(1, (self.num_heads, self.head_dim))
+        weight = F.pad(weight, (0, self.spare)).flatten(1)
+        projected: Tensor = self.proj_drop(F.linear(out, weight, self.proj.bias))
+        return projected
+
+    def _qkv_weight(self) -> Tensor:
+        """The masked weights with zeros for the spare dimensions: (3 * H * (d + spare), D)."""
+        fold = self.mask * self.kept
+        weight = self.qkv.weight.unflatten(0, (3, *fold.shape)) * fold[..., None]
+        return F.pad(weight, (0, 0, 0, self.spare)).flatten(0, 2)
+
+    def _qkv_bias(self) -> Tensor:
+        """The masked bias, and 1 in the first spare dimension of the queries."""
+        fold = self.mask * self.kept
+        bias = fold.new_zeros(3, *fold.shape)
+        if self.qkv.bias is not None:
+            bias = self.qkv.bias.view(3, *fold.shape) * fold
+        one = torch.zeros_like(bias[..., :1])
+        one[0] = 1.0
+        return F.pad(torch.cat([bias, one], dim=-1), (0, self.spare - 1)).flatten()
+
+    def _normalise(self, norm: Any, x: Tensor) -> Tensor:
+        """The qk-norm of all but the spare dimensions: (B, H, N, d + spare) to the same."""
+        if isinstance(norm, nn.Identity):
+            return x
+        normed = _masked_norm(norm, x[..., : self.head_dim], self.kept)
+        return torch.cat([normed, x[..., self.head_dim :]], dim=-1)
+
+
+class MaskedBlock(nn.Module):
+    """timm's pre-norm `Block` with masks on its tokens, attention dimensions and MLP units."""
+
+    kept: Tensor
+
+    def __init__(self, block: Any, num_patches: int, num_prefix_tokens: int) -> None:
+        super().__init__()
+        self.num_prefix_tokens = num_prefix_tokens
+        self.norm1, self.ls1, self.drop_path1 = block.norm1, block.ls1, block.drop_path1
+        self.norm2, self.ls2, self.drop_path2 = block.norm2, block.ls2, block.drop_path2
+        self.attn = MaskedAttention(block.attn)
+        self.mlp = MaskedMlp(block.mlp)
+        like = block.attn.qkv.weight
+        self.token_mask = nn.Parameter(like.new_ones(num_patches))
+        self.register_buffer("kept", torch.ones_like(self.token_mask), persistent=False)
+
+    def log_token_mask(self) -> Tensor:
+        """The additive mask of all tokens before the softmax: (N,), 0 for prefix tokens."""
+        log_mask = self.token_mask.clamp_min(SMALLEST_TOKEN_MASK).log()
+        log_mask = torch.where(self.kept > 0, log_mask, DROPPED)
+        return F.pad(log_mask, (self.num_prefix_tokens, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, D) to (B, N, D); masked tokens stay in it but nobody attends to them."""
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), self.log_token_mask())))
+        x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return x
+
+
+class MaskedVisionTransformer(MaskedModel):
+    """A dense timm Vision Transformer whose blocks carry masks."""
+
+    spec: VitSpec
+
+    def mask_block(self, block: Any, index: int) -> nn.Module:
+        """Put masks on one block."""
+        del index
+        return MaskedBlock(block, self.spec.num_patches, self.spec.num_prefix_tokens)
+
+    def token_masks(self) -> tuple[nn.Parameter, ...]:
+        """One mask per block."""
+        return tuple(block.token_mask for block in self.blocks)
+
+    @torch.no_grad()
+    def harden(self, architecture: Architecture) -> "MaskedVisionTransformer":
+        """As for any family; besides, kept tokens get mask 1, dropped ones leave the softmax."""
+        super().harden(architecture)
+        for block, positions in zip(self.blocks, architecture.tokens, strict=True):
+            block.token_mask.fill_(1.0)
+            mark_kept(block.kept, positions)
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images (B, C, H, W): logits (B, classes)."""
+        x = self.vit.forward_features(images)
+        if self.spec.global_pool == "token":
+            logits: Tensor = self.vit.forward_head(x)
+            return logits
+        x = self.vit.fc_norm(self._pool(x))
+        logits = self.vit.head(self.vit.head_drop(x))
+        return logits
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """timm's pooling over the tokens that are left: (B, N, D) to (B, D)."""
+        spec, block = self.spec, self.blocks[-1]
+        log_mask = block.log_token_mask()
+        if not spec.pool_include_prefix:
+            x, log_mask = x[:, spec.num_prefix_tokens :], log_mask[spec.num_prefix_tokens :]
+        if spec.global_pool == "map":
+            pooled: Tensor = self.vit.attn_pool(x, attn_mask=log_mask.to(x.dtype)[None])
+            return pooled
+        mask = log_mask.exp()[:, None]
+        mean = (x * mask).sum(dim=1) / mask.sum()
+        if spec.global_pool == "avg":
+            return mean
+        highest = x.masked_fill(mask == 0, -torch.inf).amax(dim=1)
+        return highest if spec.global_pool == "max" else 0.5 * (highest + mean)
+
+
+def _masked_norm(norm: Any, x: Tensor, kept: Tensor) -> Tensor:
+    """A qk-norm with statistics over each head's kept dimensions: (B, H, N, d) to the same."""
+    if isinstance(norm, nn.Identity) or bool(kept.all()):
+        normed: Tensor = norm(x)
+        return normed
+    keep = kept[:, None, :]  # (H, 1, d)
+    count = keep.sum(dim=-1, keepdim=True).clamp_min(1.0)
+    if isinstance(norm, nn.LayerNorm):
+        x = x - (x * keep).sum(dim=-1, keepdim=True) / count
+    variance = (x * x * keep).sum(dim=-1, keepdim=True) / count
+    x = x * torch.rsqrt(variance + norm.eps) * norm.weight
+    bias = getattr(norm, "bias", None)
+    return (x if bias is None else x + bias) * keep
