@@ -1,11 +1,13 @@
 """Attention inside windows, with a bias for each relative position."""
 
+from itertools import groupby
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slim.architecture import Architecture
-from slim.attention import HeadGroup, head_order
+from slim.attention import head_order
 from slim.swin.spec import SwinSpec
 from slim.swin.windows import Windows
 
@@ -71,14 +73,14 @@ class SlimWindowAttention(nn.Module):
     def __init__(self, architecture: Architecture, spec: SwinSpec, block: int) -> None:
         super().__init__()
         dense, order = spec.block(block), head_order(architecture, block)
+        widths = [len(architecture.heads[block][head]) for head in order.heads]
+        self.groups = [list(equal) for _, equal in groupby(widths)]
         self.windows = spec.windows(block)
-        self.groups = order.groups
         self.scale = dense.head_dim**-0.5
-        total = len(order.rows)
-        self.qkv = nn.Linear(dense.embed_dim, 3 * total, bias=spec.qkv_bias)
-        self.proj = nn.Linear(total, dense.embed_dim)
+        self.qkv = nn.Linear(dense.embed_dim, 3 * sum(widths), bias=spec.qkv_bias)
+        self.proj = nn.Linear(sum(widths), dense.embed_dim)
         self.relative_position_bias_table = nn.Parameter(
-            torch.zeros(self.windows.table_rows, len(order.heads))
+            torch.zeros(self.windows.table_rows, len(widths))
         )
         self.position_bias = PositionBias(self.windows)
 
@@ -86,17 +88,16 @@ class SlimWindowAttention(nn.Module):
         """Attend: (B, rows, columns, D) to the same."""
         q, k, v = self.qkv(self.windows.partition(x)).chunk(3, dim=-1)  # (B, windows, area, S)
         bias = self.position_bias(self.relative_position_bias_table)
-        out: list[Tensor] = []  # of each head (B, windows, area, width)
-        first = 0
-        for group in self.groups:
-            heads = bias[:, first : first + group.num_heads]
-            mine = [_split_heads(part, group) for part in (q, k, v)]
-            out += attend_in_windows(mine[0], mine[1], mine[2], heads, self.scale).unbind(2)
-            first += group.num_heads
-        return self.windows.merge(self.proj(torch.cat(out, dim=-1)))
+        biases = bias.split([len(group) for group in self.groups], dim=1)
+        calls = zip(self._heads(q), self._heads(k), self._heads(v), biases, strict=True)
+        out = [attend_in_windows(q, k, v, added, self.scale) for q, k, v, added in calls]
+        heads = [head for group in out for head in group.unbind(2)]
+        return self.windows.merge(self.proj(torch.cat(heads, dim=-1)))
 
-
-def _split_heads(x: Tensor, group: HeadGroup) -> Tensor:
-    """(B, windows, area, S) to (B, windows, heads, area, width)."""
-    part = x.narrow(-1, group.start, group.num_heads * group.width)
-    return part.unflatten(-1, (group.num_heads, group.width)).transpose(2, 3)
+    def _heads(self, x: Tensor) -> list[Tensor]:
+        """The heads of each width: (B, windows, area, S) to (B, windows, heads, area, width)."""
+        parts = x.split([sum(group) for group in self.groups], dim=-1)
+        return [
+            part.unflatten(-1, (len(group), group[0])).transpose(2, 3)
+            for part, group in zip(parts, self.groups, strict=True)
+        ]

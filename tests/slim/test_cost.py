@@ -125,7 +125,7 @@ def test_the_papers_count_gives_a_block_the_tokens_of_the_block_before():
 
 # A Swin's blocks differ in what a dimension costs, so the totals depend on where it is cut. The
 # paper prints 4.5, 3.8 and 3.4 G for Swin-T at 100, 80 and 70 % of MHSA and MLP. Cut evenly it has
-# 3.6 and 3.2 G: the paper's masks cut more of the cheap deep blocks, as its figures show.
+# 3.6 and 3.2 G; the paper finds that the deepest blocks are cut most, and those are the cheapest.
 SWIN_TINY = "swin_tiny_patch4_window7_224"
 
 

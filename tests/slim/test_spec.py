@@ -83,6 +83,7 @@ def test_it_tells_the_sizes_of_each_stage_of_a_swin():
     assert [spec.windows(block).shift for block in range(3)] == [(0, 0), (1, 2), (0, 0)]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:timm")
 def test_a_swin_of_another_image_size_is_read_as_it_stands():
     model = swin()()
     model.set_input_size((16, 12))
