@@ -1,5 +1,6 @@
 """Self-attention whose heads keep different numbers of dimensions."""
 
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -7,28 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slim.aligned import AlignedLinear
 from slim.architecture import Architecture
-
-
-class HeadGroup(NamedTuple):
-    """Neighbouring heads of one width, which share one attention call."""
-
-    start: int
-    num_heads: int
-    width: int
+from slim.layouts import DEFAULT_LAYOUT, LAYOUTS, Widths, join_heads, split_heads
 
 
 class HeadOrder(NamedTuple):
     """How the kept dimensions of a block's heads lie in its `qkv` rows.
 
     `rows` are positions among the dense heads' dimensions (head * head_dim + dimension), heads
-    of equal width side by side; the order of heads does not change the function. `heads` are the
-    dense heads in that order.
+    by ascending width; `heads` are the dense heads in that order, `widths` what they keep. The
+    order of heads does not change the function.
     """
 
     rows: list[int]
-    groups: list[HeadGroup]
     heads: list[int]
+    widths: Widths
 
 
 def head_order(architecture: Architecture, block: int) -> HeadOrder:
@@ -36,12 +31,8 @@ def head_order(architecture: Architecture, block: int) -> HeadOrder:
     heads = architecture.heads[block]
     kept = sorted((h for h in range(len(heads)) if heads[h]), key=lambda h: (len(heads[h]), h))
     head_dim = architecture.spec.block(block).head_dim
-    groups, start = [], 0
-    for width, members in groupby(kept, key=lambda h: len(heads[h])):
-        num_heads = len(list(members))
-        groups.append(HeadGroup(start, num_heads, width))
-        start += num_heads * width
-    return HeadOrder([h * head_dim + dim for h in kept for dim in heads[h]], groups, kept)
+    rows = [h * head_dim + dim for h in kept for dim in heads[h]]
+    return HeadOrder(rows, kept, tuple(len(heads[h]) for h in kept))
 
 
 class HeadNorm(nn.Module):
@@ -49,16 +40,17 @@ class HeadNorm(nn.Module):
 
     Args:
         dims: Per kept row of `qkv`, its dimension within the dense head.
+        widths: Of the heads.
         kind: "layernorm" or "rmsnorm".
         eps: As in the dense norm.
     """
 
     index: Tensor
 
-    def __init__(self, dims: list[int], kind: str, eps: float) -> None:
+    def __init__(self, dims: list[int], widths: Widths, kind: str, eps: float) -> None:
         super().__init__()
         used = sorted(set(dims))
-        self.kind = kind
+        self.groups = [tuple(group) for _, group in groupby(widths)]
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(len(used)))
         self.bias = nn.Parameter(torch.zeros(len(used))) if kind == "layernorm" else None
@@ -66,18 +58,22 @@ class HeadNorm(nn.Module):
         index = torch.tensor([place[dim] for dim in dims], device="cpu")
         self.register_buffer("index", index, persistent=False)
 
-    def forward(self, x: Tensor, group: HeadGroup) -> Tensor:
-        """Normalise one group of heads: (B, heads, N, width) to the same."""
-        columns = self.index[group.start : group.start + group.num_heads * group.width]
-        weight = self.weight[columns].view(group.num_heads, 1, group.width)
-        if self.bias is None:
-            return F.rms_norm(x, (group.width,), eps=self.eps) * weight
-        bias = self.bias[columns].view(group.num_heads, 1, group.width)
-        return F.layer_norm(x, (group.width,), eps=self.eps) * weight + bias
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each head: (B, N, S) to the same."""
+        parts = x.split([sum(group) for group in self.groups], dim=-1)
+        normed = [self._normalise(p, g) for p, g in zip(parts, self.groups, strict=True)]
+        out = torch.cat(normed, dim=-1) * self.weight[self.index]
+        return out if self.bias is None else out + self.bias[self.index]
+
+    def _normalise(self, x: Tensor, group: Widths) -> Tensor:
+        """Heads of one width: (B, N, heads * width) to the same."""
+        norm = F.rms_norm if self.bias is None else F.layer_norm
+        heads = x.unflatten(-1, (len(group), group[0]))
+        return norm(heads, group[:1], eps=self.eps).flatten(-2)
 
 
 class SlimAttention(nn.Module):
-    """timm's `Attention` with one width per head, computed by one fused call per group of heads.
+    """timm's `Attention` with one width per head; `layout` says how many fused calls it takes.
 
     Parameters have timm's names; the softmax scale stays the dense `head_dim ** -0.5`.
     """
@@ -87,33 +83,39 @@ class SlimAttention(nn.Module):
         spec: Any = architecture.spec
         dense = spec.block(block)
         order = head_order(architecture, block)
-        self.groups = order.groups
+        self.widths = order.widths
+        self.layout = DEFAULT_LAYOUT
         self.scale = dense.head_dim**-0.5
         total = len(order.rows)
-        self.qkv = nn.Linear(dense.embed_dim, 3 * total, bias=spec.qkv_bias)
+        self.qkv = AlignedLinear(dense.embed_dim, 3 * total, bias=spec.qkv_bias)
+        norm = partial(HeadNorm, kind=spec.norm_layer, eps=spec.norm_eps)
         dims = [row % dense.head_dim for row in order.rows]
-        self.q_norm = HeadNorm(dims, spec.norm_layer, spec.norm_eps) if spec.qk_norm else None
-        self.k_norm = HeadNorm(dims, spec.norm_layer, spec.norm_eps) if spec.qk_norm else None
+        self.q_norm = norm(dims, order.widths) if spec.qk_norm else None
+        self.k_norm = norm(dims, order.widths) if spec.qk_norm else None
         self.proj = nn.Linear(total, dense.embed_dim, bias=spec.proj_bias)
+
+    @property
+    def layout(self) -> str:
+        """The name in `LAYOUTS` of how the heads are shared out to attention calls."""
+        return self._layout
+
+    @layout.setter
+    def layout(self, name: str) -> None:
+        self._layout = name
+        self._calls = LAYOUTS[name](self.widths)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: (B, N, D) to (B, N, D)."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # (B, N, S) each
-        out = [self._attend(q, k, v, group) for group in self.groups]
-        joined = out[0] if len(out) == 1 else torch.cat(out, dim=-1)  # (B, N, S)
-        projected: Tensor = self.proj(joined)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (self._shared_out(part) for part in (q, k, v))
+        attend = partial(F.scaled_dot_product_attention, scale=self.scale)
+        out = [attend(*call) for call in zip(q, k, v, strict=True)]  # (B, heads, N, width) each
+        projected: Tensor = self.proj(join_heads(out, self._calls))  # of (B, N, S)
         return projected
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, group: HeadGroup) -> Tensor:
-        """One group's heads: (B, N, S) each to (B, N, heads * width)."""
-        q, k, v = (_split_heads(part, group) for part in (q, k, v))
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q, group), self.k_norm(k, group)
-        out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
-        return out.transpose(1, 2).flatten(2)
-
-
-def _split_heads(x: Tensor, group: HeadGroup) -> Tensor:
-    """(B, N, S) to (B, heads, N, width)."""
-    part = x.narrow(-1, group.start, group.num_heads * group.width)
-    return part.unflatten(-1, (group.num_heads, group.width)).transpose(1, 2)
+    def _shared_out(self, x: Tensor) -> list[Tensor]:
+        """The heads of each call: (B, N, S) to (B, heads, N, width) each."""
+        parts = x.split([sum(widths) for widths in self._calls], dim=-1)
+        return [split_heads(p, widths) for p, widths in zip(parts, self._calls, strict=True)]

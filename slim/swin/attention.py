@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slim.aligned import AlignedLinear
 from slim.architecture import Architecture
 from slim.attention import head_order
 from slim.swin.spec import SwinSpec
@@ -73,11 +74,11 @@ class SlimWindowAttention(nn.Module):
     def __init__(self, architecture: Architecture, spec: SwinSpec, block: int) -> None:
         super().__init__()
         dense, order = spec.block(block), head_order(architecture, block)
-        widths = [len(architecture.heads[block][head]) for head in order.heads]
-        self.groups = [list(equal) for _, equal in groupby(widths)]
+        widths = order.widths
+        self.groups = [tuple(equal) for _, equal in groupby(widths)]
         self.windows = spec.windows(block)
         self.scale = dense.head_dim**-0.5
-        self.qkv = nn.Linear(dense.embed_dim, 3 * sum(widths), bias=spec.qkv_bias)
+        self.qkv = AlignedLinear(dense.embed_dim, 3 * sum(widths), bias=spec.qkv_bias)
         self.proj = nn.Linear(sum(widths), dense.embed_dim)
         self.relative_position_bias_table = nn.Parameter(
             torch.zeros(self.windows.table_rows, len(widths))

@@ -5,6 +5,7 @@ from typing import Any
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
+from slim.aligned import with_aligned_rows
 from slim.architecture import Architecture
 from slim.constant_branch import ConstantBranch
 from slim.swin.attention import SlimWindowAttention
@@ -28,7 +29,7 @@ class SlimSwinBlock(nn.Module):
         self.drop_path1 = DropPath(0.0)
         if units:
             self.norm2: nn.Module = nn.LayerNorm(width, eps=spec.norm_eps)
-            self.mlp: nn.Module = Mlp(width, hidden_features=units)
+            self.mlp: nn.Module = with_aligned_rows(Mlp(width, hidden_features=units))
         else:
             self.norm2, self.mlp = nn.Identity(), ConstantBranch(width)
         self.drop_path2 = DropPath(0.0)

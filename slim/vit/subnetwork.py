@@ -7,6 +7,7 @@ import torch
 from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
 
+from slim.aligned import with_aligned_rows
 from slim.architecture import Architecture
 from slim.attention import SlimAttention
 from slim.constant_branch import ConstantBranch
@@ -76,4 +77,4 @@ def _mlp(spec: VitSpec, units: int) -> nn.Module:
     build = partial(MLPS[spec.mlp_layer], act_layer=ACTIVATIONS[spec.act_layer])
     width = units * (2 if spec.mlp_layer.startswith("glu") else 1)
     mlp: nn.Module = build(spec.embed_dim, hidden_features=width, bias=spec.proj_bias)
-    return mlp
+    return with_aligned_rows(mlp)
