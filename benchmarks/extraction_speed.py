@@ -16,6 +16,7 @@ MLP unit a deviate less the same square, every token a deviate.
 
 import argparse
 import csv
+import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 
 import timm
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -101,8 +103,6 @@ def _multiply_output(module: nn.Module, mask: Tensor) -> None:
 @torch.inference_mode()
 def turns(networks: dict[str, Any], images: Tensor, count: int) -> dict[str, list[float]]:
     """Seconds per call of every network in every turn."""
-    for network in networks.values():
-        network(images)
     bursts = {name: max(1, round(BURST / _timed(n, images, 1))) for name, n in networks.items()}
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(count):
@@ -164,17 +164,17 @@ def machine() -> str:
     if info.is_file():
         lines = info.read_text().splitlines()
         processor = next((s.split(":")[1].strip() for s in lines if "model name" in s), processor)
-    return f"{processor}, {torch.get_num_threads()} cores, torch {torch.__version__}"
+    return f"{processor}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def table(speeds: list[Speed], title: str) -> Table:
-    drawn = Table("model", "batch", "threads", "budget", "network", title=title)
-    for column in ("MACs", "speed-up", "kept"):
-        drawn.add_column(column, justify="right")
+    drawn = Table(title=title, box=box.SIMPLE)
+    for column in ("batch", "threads", "budget", "network", "MACs", "speed-up", "kept"):
+        drawn.add_column(column, justify="left" if column in ("budget", "network") else "right")
     for s in speeds:
         if s.network != "dense":
             figures = (f"{s.macs:.3f}", f"{s.speedup:.2f}", f"{s.kept:.2f}")
-            drawn.add_row(s.model, str(s.batch), str(s.threads), s.budget, s.network, *figures)
+            drawn.add_row(str(s.batch), str(s.threads), s.budget, s.network, *figures)
     return drawn
 
 
@@ -202,17 +202,19 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    options, host, speeds = arguments(), machine(), []
+    options, host, all_speeds = arguments(), machine(), []
     console = Console()
     for name in options.models:
+        speeds: list[Speed] = []
         for batch in options.batches:
             for threads in options.threads:
                 torch.set_num_threads(threads)
                 for budget in BUDGETS:
                     speeds += measure(name, batch, budget, options)
-                if options.out:
-                    write_csv(speeds, options.out, host)
-    console.print(table(speeds, host))
+        all_speeds += speeds
+        console.print(table(speeds, f"{name} on {host}"))
+    if options.out:
+        write_csv(all_speeds, options.out, host)
 
 
 if __name__ == "__main__":

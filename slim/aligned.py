@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 FLOATS = 16
 """A cache line of 64 bytes."""
+FEWEST_ROWS = 256
+"""Below, the product is too short for its rows' alignment to show."""
 
 
 class AlignedLinear(nn.Linear):
@@ -32,11 +34,12 @@ class AlignedLinear(nn.Linear):
     def _can_write_into(self, x: Tensor) -> bool:
         """Whether an `out=` product is possible here and pays: eager, on the CPU, no autocast."""
         return (
-            x.device.type == "cpu"
+            not torch.compiler.is_compiling()  # first: the last line would bind an export's batch
+            and x.device.type == "cpu"
             and x.dtype == self.weight.dtype == torch.float32
-            and not torch.compiler.is_compiling()
             and not torch.is_grad_enabled()
             and not torch.is_autocast_enabled("cpu")
+            and x.numel() >= FEWEST_ROWS * self.in_features
         )
 
 

@@ -54,7 +54,9 @@ def join_heads(heads: Sequence[Tensor], calls: list[Widths]) -> Tensor:
     """Undo `split_heads` of all calls, padding left out: to (B, N, S)."""
     parts: list[Tensor] = []
     for call, widths in zip(heads, calls, strict=True):
-        if widths[0] == widths[-1]:
+        if len(widths) == 1:
+            parts.append(call.squeeze(1))
+        elif widths[0] == widths[-1]:
             parts.append(call.transpose(1, 2).flatten(2))
         else:
             parts += [head[..., :w] for head, w in zip(call.unbind(1), widths, strict=True)]
