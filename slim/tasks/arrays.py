@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slim.errors import TaskError
-from slim.tasks.augment import augment_batch
+from slim.seeds import derive_seed
+from slim.tasks.augment import Distortions
+from slim.tasks.order import epoch_order, rank_positions
 from slim.tasks.task import SPLITS, Augmentation, Preprocessing, Task
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
@@ -102,13 +104,18 @@ class ArrayTask(Task):
         epoch: int,
         rank: int = 0,
         world_size: int = 1,
+        start_step: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Task.train_batches`.
 
         Raises:
             TaskError: If the augmentation needs an image folder, or no batch can be filled.
         """
-        in_memory = Augmentation(affine=augmentation.affine, hflip=augmentation.hflip)
+        in_memory = Augmentation(
+            affine=augmentation.affine,
+            hflip=augmentation.hflip,
+            aug_repeats=augmentation.aug_repeats,
+        )
         if augmentation != in_memory:
             raise TaskError(
                 f"data {self.name} lies in memory; auto_augment, color_jitter, random_erasing and "
@@ -122,21 +129,30 @@ class ArrayTask(Task):
             )
         images, labels = self._tensors(preprocessing)
         mean, std = _channel_tensors(preprocessing)
-        order = np.random.default_rng((seed, epoch)).permutation(self.splits["train"])
-        generator = torch.Generator().manual_seed(hash((seed, epoch, rank)) & 0x7FFFFFFF)
-        for step in range(steps):
-            start = (step * world_size + rank) * batch_size
-            chosen = torch.from_numpy(order[start : start + batch_size])
-            batch = augment_batch(images[chosen].float(), augmentation, generator)
+        order = epoch_order(self.size("train"), seed, epoch, augmentation.aug_repeats)
+        mine = rank_positions(batch_size, rank, world_size)
+        together = batch_size * world_size
+        for step in range(start_step, steps):
+            chosen = torch.from_numpy(self.splits["train"][order[step * together + mine]])
+            generator = torch.Generator().manual_seed(derive_seed("distort", seed, epoch, step))
+            drawn = Distortions.draw(together, augmentation, generator)
+            batch = drawn.of(torch.from_numpy(mine)).apply(images[chosen].float())
             yield (batch / 255 - mean) / std, labels[chosen]
 
     def eval_batches(
-        self, split: str, preprocessing: Preprocessing, batch_size: int
+        self,
+        split: str,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Task.eval_batches`."""
         images, labels = self._tensors(preprocessing)
         mean, std = _channel_tensors(preprocessing)
-        for chosen in torch.from_numpy(self.splits[split].copy()).split(batch_size):
+        mine = self.splits[split][rank::world_size].copy()
+        for start in range(0, len(mine), batch_size):
+            chosen = torch.from_numpy(mine[start : start + batch_size])
             yield (images[chosen].float() / 255 - mean) / std, labels[chosen]
 
     def _tensors(self, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Random distortions of a batch of tensors, one draw per image."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,17 +12,41 @@ from slim.tasks.task import Augmentation
 DEGREES, SHIFT, SCALE, SHEAR = 10.0, 0.08, 0.10, 0.10
 
 
-def augment_batch(
-    images: Tensor, augmentation: Augmentation, generator: torch.Generator
-) -> Tensor:
-    """Distort images (B, C, H, W); outside pixels repeat the border."""
-    if augmentation.affine:
-        grid = F.affine_grid(_affine(len(images), generator), list(images.shape), False)
-        images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    if augmentation.hflip:
-        flip = torch.rand(len(images), generator=generator) < augmentation.hflip
-        images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-    return images
+@dataclass(frozen=True)
+class Distortions:
+    """What is done to each image of a batch.
+
+    Args:
+        affine: Maps from output to input coordinates (count, 2, 3), None for none.
+        flip: Whether to mirror (count,), None for none.
+    """
+
+    affine: Tensor | None
+    flip: Tensor | None
+
+    @classmethod
+    def draw(
+        cls, count: int, augmentation: Augmentation, generator: torch.Generator
+    ) -> "Distortions":
+        """Draw for so many images."""
+        affine = _affine(count, generator) if augmentation.affine else None
+        chance = augmentation.hflip
+        flip = torch.rand(count, generator=generator) < chance if chance else None
+        return cls(affine, flip)
+
+    def of(self, positions: Tensor) -> "Distortions":
+        """Those of some of the images."""
+        affine = None if self.affine is None else self.affine[positions]
+        return Distortions(affine, None if self.flip is None else self.flip[positions])
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Distort images (count, C, H, W); outside pixels repeat the border."""
+        if self.affine is not None:
+            grid = F.affine_grid(self.affine, list(images.shape), False)
+            images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        if self.flip is not None:
+            images = torch.where(self.flip[:, None, None, None], images.flip(-1), images)
+        return images
 
 
 def _affine(count: int, generator: torch.Generator) -> Tensor:

@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from slim.errors import TaskError
+from slim.seeds import derive_seed
 from slim.tasks.arrays import SHARES
-from slim.tasks.augment import augment_batch
+from slim.tasks.augment import Distortions
+from slim.tasks.order import epoch_order, rank_positions
 from slim.tasks.task import SPLITS, Augmentation, Preprocessing, Task
 
 Sample = tuple[str, int]
@@ -36,14 +38,15 @@ class FolderTask(Task):
     Args:
         name: What the user called it.
         root: The folder.
-        workers: Processes that read and transform images.
+        workers: Processes that read and transform images; by default as many as torch has
+            threads, which a sweep sets to the CPUs of a worker.
 
     Raises:
         TaskError: If the folder is missing, holds no images, has fewer than two classes or an
             empty split, or a class stands in another split than train only.
     """
 
-    def __init__(self, name: str, root: Path, workers: int = 2) -> None:
+    def __init__(self, name: str, root: Path, workers: int | None = None) -> None:
         if not root.is_dir():
             raise TaskError(f"data folder {root} does not exist; give an image folder or a name")
         self.name = name
@@ -84,6 +87,7 @@ class FolderTask(Task):
         epoch: int,
         rank: int = 0,
         world_size: int = 1,
+        start_step: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Task.train_batches`.
 
@@ -96,21 +100,30 @@ class FolderTask(Task):
                 f"data {self.name} has {self.size('train')} training images, fewer than one batch "
                 f"of {batch_size} x {world_size} processes; give a smaller batch size"
             )
-        order = np.random.default_rng((seed, epoch)).permutation(self.size("train"))
-        mine = [
-            self.samples["train"][i]
-            for i in order[rank : steps * batch_size * world_size : world_size]
-        ]
-        draws = hash((seed, epoch, rank)) & 0x7FFFFFFF
-        generator = torch.Generator().manual_seed(draws)
-        transform = _train_transform(preprocessing, augmentation)
-        images = _Images(mine, transform, preprocessing.input_size[0], draws)
+        order = epoch_order(self.size("train"), seed, epoch, augmentation.aug_repeats)
+        mine = rank_positions(batch_size, rank, world_size)
+        together = batch_size * world_size
+        firsts = np.arange(start_step, steps) * together  # position of each step's first image
+        positions = (firsts[:, None] + mine).flatten()
+        images = _Images(
+            [self.samples["train"][index] for index in order[positions]],
+            _train_transform(preprocessing, augmentation),
+            preprocessing.input_size[0],
+            _seeds(derive_seed("transform", seed, epoch), len(order))[positions],
+        )
         affine_only = Augmentation(affine=augmentation.affine)
-        for batch, labels in self._batches(images, batch_size):
-            yield augment_batch(batch, affine_only, generator), labels
+        for step, (batch, labels) in enumerate(self._batches(images, batch_size), start_step):
+            generator = torch.Generator().manual_seed(derive_seed("distort", seed, epoch, step))
+            drawn = Distortions.draw(together, affine_only, generator)
+            yield drawn.of(torch.from_numpy(mine)).apply(batch), labels
 
     def eval_batches(
-        self, split: str, preprocessing: Preprocessing, batch_size: int
+        self,
+        split: str,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Task.eval_batches`."""
         transform = create_transform(
@@ -120,7 +133,8 @@ class FolderTask(Task):
             std=preprocessing.std,
             crop_pct=preprocessing.crop_pct,
         )
-        images = _Images(self.samples[split], transform, preprocessing.input_size[0])
+        mine = self.samples[split][rank::world_size]
+        images = _Images(mine, transform, preprocessing.input_size[0], _seeds(0, len(mine)))
         yield from self._batches(images, batch_size)
 
     def _batches(self, images: "_Images", batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -132,7 +146,7 @@ class FolderTask(Task):
         loader = DataLoader(
             images,
             batch_size=batch_size,
-            num_workers=self.workers,
+            num_workers=torch.get_num_threads() if self.workers is None else self.workers,
             collate_fn=_collate,
             generator=torch.Generator(),  # leaves the global one as it is
             pin_memory=torch.cuda.is_available(),
@@ -145,15 +159,15 @@ class FolderTask(Task):
 
 
 class _Images(Dataset[tuple[Tensor, int] | TaskError]):
-    """Image files opened and transformed one by one, each with random draws of its own."""
+    """Image files opened and transformed one by one, each with a seed of its own."""
 
     def __init__(
-        self, samples: list[Sample], transform: Any, channels: int, seed: int = 0
+        self, samples: list[Sample], transform: Any, channels: int, seeds: np.ndarray
     ) -> None:
         self.samples = samples
         self.transform = transform
         self.mode = "L" if channels == 1 else "RGB"
-        self.seed = seed
+        self.seeds = seeds
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -165,7 +179,7 @@ class _Images(Dataset[tuple[Tensor, int] | TaskError]):
             image = _read_image(path, self.mode)
         except TaskError as error:
             return error
-        with _seeded(hash((self.seed, index)) & 0x7FFFFFFF):
+        with _seeded(int(self.seeds[index])):
             return self.transform(image), label
 
 
@@ -183,6 +197,11 @@ def _read_image(path: str, mode: str) -> Image.Image:
 def _upper_byte(image: Image.Image) -> np.ndarray:
     """16-bit values (H, W) as 8-bit ones."""
     return (np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8)
+
+
+def _seeds(seed: int, count: int) -> np.ndarray:
+    """So many seeds of 32 bits."""
+    return np.random.SeedSequence(seed).generate_state(count)
 
 
 @contextmanager
@@ -226,6 +245,7 @@ def _train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -
             color_jitter=augmentation.color_jitter or None,
             auto_augment=augmentation.auto_augment or None,
             re_prob=augmentation.random_erasing,
+            re_mode="pixel",  # erased areas are noise, as in DeiT's recipe
             interpolation=preprocessing.interpolation,
             mean=preprocessing.mean,
             std=preprocessing.std,

@@ -71,6 +71,8 @@ class Augmentation:
         random_erasing: Probability, for image folders.
         crop_scale: Smallest share of the area that a random resized crop keeps, for image
             folders; 1 for no crop.
+        aug_repeats: Repeated augmentation: how many versions of an image an epoch shows, side by
+            side; it has as many steps as with 1, and so fewer different images.
     """
 
     affine: bool = False
@@ -79,6 +81,7 @@ class Augmentation:
     color_jitter: float = 0.0
     random_erasing: float = 0.0
     crop_scale: float = 1.0
+    aug_repeats: int = 1
 
 
 class Task(ABC):
@@ -121,8 +124,20 @@ class Task(ABC):
         epoch: int,
         rank: int = 0,
         world_size: int = 1,
+        start_step: int = 0,
     ) -> Iterable[tuple[Tensor, Tensor]]:
         """One epoch of shuffled, augmented, normalised batches; the same for the same arguments.
+
+        Args:
+            preprocessing: What the network expects of an image.
+            augmentation: Random distortions.
+            batch_size: Images per step and process.
+            seed: Of order and distortions.
+            epoch: From 0; each has an order and distortions of its own.
+            rank: Of this process.
+            world_size: How many processes share the epoch. What they see together in a step is
+                what one process sees in a batch as large as theirs together.
+            start_step: The first step; images of earlier ones are neither read nor distorted.
 
         Returns:
             Images (batch_size, C, H, W) float32 and labels (batch_size,) int64; an incomplete
@@ -131,9 +146,17 @@ class Task(ABC):
 
     @abstractmethod
     def eval_batches(
-        self, split: str, preprocessing: Preprocessing, batch_size: int
+        self,
+        split: str,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Iterable[tuple[Tensor, Tensor]]:
-        """A split once, in its order, undistorted; the last batch may be smaller."""
+        """A split once, in its order, undistorted; the last batch may be smaller.
+
+        Of several processes each gets every `world_size`-th image, from its rank on.
+        """
 
     def steps_per_epoch(self, batch_size: int, world_size: int = 1) -> int:
         """Batches that `train_batches` gives in an epoch."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from slim.tasks import Augmentation
-from slim.tasks.augment import augment_batch
+from slim.tasks.augment import Distortions
 
 AFFINE = Augmentation(affine=True)
 
@@ -17,7 +17,8 @@ def noise(count: int = 8, channels: int = 1) -> Tensor:
 
 
 def augment(images: Tensor, augmentation: Augmentation, seed: int = 0) -> Tensor:
-    return augment_batch(images, augmentation, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return Distortions.draw(len(images), augmentation, generator).apply(images)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

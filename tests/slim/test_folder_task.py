@@ -14,6 +14,7 @@ from torch import Tensor
 
 from slim import TaskError
 from slim.tasks import SPLITS, Augmentation, FolderTask, Preprocessing, load_task
+from slim.tasks.order import epoch_order, rank_positions
 
 PLAIN = Augmentation()
 # Under which a batch holds the images' own values divided by 255.
@@ -414,6 +415,54 @@ def test_processes_share_an_epoch_without_overlap(world_size, tmp_path):
     assert {f"{name}/{n}.png" for n in seen for name in [("cat", "dog")[n >= 30]]} <= files(
         task, "train"
     )
+
+
+def test_processes_see_together_what_one_sees_in_a_batch_as_large(root):
+    task = FolderTask("pets", root, workers=0)
+    alone = epoch_of(task, EVERYTHING, batch_size=8)
+    for rank in range(2):
+        mine = torch.from_numpy(rank_positions(4, rank, 2))
+        batches = epoch_of(task, EVERYTHING, batch_size=4, rank=rank, world_size=2)
+        for (images, labels), (all_images, all_labels) in zip(batches, alone, strict=True):
+            torch.testing.assert_close(images, all_images[mine])
+            assert torch.equal(labels, all_labels[mine])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_that_begins_later_reads_no_earlier_image(workers, root):
+    task = FolderTask("pets", root, workers=workers)
+    whole = epoch_of(task, EVERYTHING)
+    order = epoch_order(28, 0, 0, EVERYTHING.aug_repeats)
+    for index in set(order[:16]) - set(order[16:]):
+        Path(task.samples["train"][index][0]).unlink()
+    rest = epoch_of(task, EVERYTHING, start_step=2)
+    assert torch.equal(images_of(rest), images_of(whole[2:]))
+    assert [labels.tolist() for _, labels in rest] == [labels.tolist() for _, labels in whole[2:]]
+
+
+def test_repeats_show_fewer_images_in_as_many_steps(root):
+    task = FolderTask("pets", root, workers=0)
+    repeated = epoch_of(task, Augmentation(aug_repeats=2), batch_size=7)
+    assert len(repeated) == 4
+    shown = Counter(tuple(image.flatten().tolist()) for image in images_of(repeated))
+    assert sorted(shown.values()) == [2] * 14
+    distorted = Augmentation(aug_repeats=2, crop_scale=0.1)
+    images = images_of(epoch_of(task, distorted, batch_size=7))
+    assert len({tuple(image.flatten().tolist()) for image in images}) == 28
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_an_evaluation(world_size, workers, root):
+    task = FolderTask("pets", root, workers=workers)
+    parts = [
+        images_of(list(task.eval_batches("val", RAW, 2, rank, world_size)))
+        for rank in range(world_size)
+    ]
+    together = {tuple(image.flatten().tolist()) for part in parts for image in part}
+    whole = images_of(list(task.eval_batches("val", RAW, 8)))
+    assert sum(map(len, parts)) == len(whole)
+    assert together == {tuple(image.flatten().tolist()) for image in whole}
 
 
 @pytest.mark.parametrize("workers", [0, 2])

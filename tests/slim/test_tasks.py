@@ -15,6 +15,8 @@ import torch
 
 from slim import FileFormatError, TaskError
 from slim.tasks import EMBEDDED, SPLITS, ArrayTask, Augmentation, Preprocessing, Task, load_task
+from slim.tasks.augment import Distortions
+from slim.tasks.order import rank_positions
 
 ROOT = Path(__file__).parents[2]
 PLAIN = Augmentation()
@@ -254,6 +256,65 @@ def test_processes_share_an_epoch_without_overlap(world_size):
     assert len(set().union(*parts)) == 10 * steps * world_size
     together = numbers(epoch_of(task, 10 * world_size))
     assert set().union(*parts) == set(together)
+
+
+DISTORTED = Augmentation(affine=True, hflip=0.5, aug_repeats=3)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_see_together_what_one_sees_in_a_batch_as_large(world_size):
+    task = numbered()
+    alone = list(task.train_batches(RAW, DISTORTED, 10 * world_size, 3, 1))
+    for rank in range(world_size):
+        mine = torch.from_numpy(rank_positions(10, rank, world_size))
+        batches = task.train_batches(RAW, DISTORTED, 10, 3, 1, rank, world_size)
+        for (images, labels), (all_images, all_labels) in zip(batches, alone, strict=True):
+            torch.testing.assert_close(images, all_images[mine])
+            assert torch.equal(labels, all_labels[mine])
+
+
+@pytest.mark.parametrize("start_step", [0, 1, 9, 14])
+def test_an_epoch_can_begin_at_any_step(start_step):
+    task = numbered()
+    whole = list(task.train_batches(RAW, DISTORTED, 10, 3, 1))
+    rest = list(task.train_batches(RAW, DISTORTED, 10, 3, 1, start_step=start_step))
+    assert len(rest) == len(whole) - start_step
+    for (images, labels), (expected, expected_labels) in zip(
+        rest, whole[start_step:], strict=True
+    ):
+        assert torch.equal(images, expected)
+        assert torch.equal(labels, expected_labels)
+
+
+def test_skipped_steps_are_not_distorted(monkeypatch):
+    drawn = []
+    draw = Distortions.draw
+    monkeypatch.setattr(Distortions, "draw", lambda *of: drawn.append(of) or draw(*of))
+    list(numbered().train_batches(RAW, DISTORTED, 10, 3, 1, start_step=12))
+    assert len(drawn) == 2
+
+
+def test_repeated_images_are_distorted_each_in_its_own_way():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (200, 1, 4, 4), dtype=np.uint8)
+    images[:, 0, 0, 0] = np.arange(200)
+    task = ArrayTask.stratified("noise", images, np.arange(200) % 2, ("even", "odd"))
+    shown = list(task.train_batches(RAW, Augmentation(aug_repeats=3), 30, 0, 0))
+    assert len(shown) == task.steps_per_epoch(30)
+    assert len(set(numbers(shown))) == len(numbers(shown)) / 3
+    (batch, _), *_ = task.train_batches(RAW, DISTORTED, 30, 0, 0)
+    assert len({tuple(image.flatten().tolist()) for image in batch}) == 30
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("split", SPLITS)
+def test_processes_share_an_evaluation(split, world_size):
+    task = numbered()
+    parts = [
+        numbers(task.eval_batches(split, RAW, 4, rank, world_size)) for rank in range(world_size)
+    ]
+    assert sorted(number for part in parts for number in part) == task.splits[split].tolist()
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(141, 1), (71, 2)])
