@@ -22,4 +22,12 @@ class TaskError(SlimError):
 
 
 class DivergenceError(SlimError):
-    """A training whose loss is no longer finite."""
+    """A training whose loss or gradients are no longer finite."""
+
+
+class RecipeError(SlimError):
+    """A recipe that no training can follow."""
+
+
+class StoppedTraining(SlimError):
+    """A training that was asked to stop, and whose state is written."""

@@ -3,7 +3,10 @@
 import torch
 from torch import nn
 
+from slim.processes import Processes
 from slim.tasks import Preprocessing, Task
+
+ALONE = Processes()
 
 
 @torch.no_grad()
@@ -14,14 +17,29 @@ def top1(
     preprocessing: Preprocessing,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
+    processes: Processes = ALONE,
 ) -> float:
-    """Top-1 accuracy in percent, 0 to 100; the model is left in the mode it came in."""
+    """Top-1 accuracy in percent, 0 to 100; the model is left in the mode it came in.
+
+    Args:
+        model: On `device`.
+        task: The data.
+        split: Of the task.
+        preprocessing: What the model expects of an image.
+        batch_size: Images at a time and process.
+        device: Where.
+        processes: Share the split's images; each gets the accuracy on all of them.
+    """
     was_training = model.training
     model.eval()
-    right = total = 0
-    for images, labels in task.eval_batches(split, preprocessing, batch_size):
-        predicted = model(images.to(device)).argmax(dim=-1).cpu()
-        right += int((predicted == labels).sum())
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    total = 0
+    for images, labels in task.eval_batches(
+        split, preprocessing, batch_size, processes.rank, processes.world_size
+    ):
+        predicted = model(images.to(device, non_blocking=True)).argmax(dim=-1)
+        right += (predicted == labels.to(device, non_blocking=True)).sum()
         total += len(labels)
     model.train(was_training)
-    return 100.0 * right / total
+    all_right, all_images = processes.sums([float(right), float(total)], device)
+    return 100.0 * all_right / all_images

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from slim.masked_model import MaskedModel
+from slim.parameter_groups import weight_groups
 from slim.recipe import Recipe
 from slim.tasks import Preprocessing, Task
-from slim.training import Objective, Training, cross_entropy, weight_groups
+from slim.training import Objective, Training, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _groups(masked: MaskedModel, recipe: Recipe, mask_lr: float) -> list[dict[st
     masks = masked.mask_parameters()
     for mask in masks.values():
         mask.requires_grad_(False)  # leave them out of the weights' groups
-    groups = weight_groups(masked, recipe.weight_decay)
+    groups = weight_groups(masked, recipe.weight_decay, recipe.layer_decay)
     for mask in masks.values():
         mask.requires_grad_(True)
     return [*groups, {"params": list(masks.values()), "lr": mask_lr, "weight_decay": 0.0}]

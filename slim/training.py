@@ -1,42 +1,41 @@
 """One training loop for every stage: dense, search, fine-tuning, transfer."""
 
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timm.data import Mixup
 from timm.layers import DropPath, calculate_drop_path_rates
 from timm.optim import create_optimizer_v2
-from timm.optim._param_groups import param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slim.errors import DivergenceError, FileFormatError
-from slim.evaluation import top1
-from slim.recipe import Recipe
-from slim.tasks import Preprocessing, Task
-
-# What `torch.load` and `load_state_dict` raise on a file that is damaged or of something else.
-UNREADABLE = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    OSError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ValueError,
+from slim.errors import (
+    DivergenceError,
+    FileFormatError,
+    StoppedTraining,
+    UnsupportedModelError,
 )
+from slim.evaluation import top1
+from slim.parameter_groups import timm_model, weight_groups
+from slim.processes import Processes, without_averaging
+from slim.recipe import Recipe
+from slim.seeds import derive_seed
+from slim.targets import Targets
+from slim.tasks import Preprocessing, Task
+from slim.training_state import reading_state, write_state
 
-# Maps (model, images, targets) to a scalar loss; targets are labels (B,) or soft (B, classes).
+STATE_SECONDS = 300.0
+
+# Maps (model, images, targets) to a scalar loss, the mean over the images; targets are labels
+# (B,) or soft (B, classes).
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
@@ -55,8 +54,18 @@ def cross_entropy(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(model(images), targets)
 
 
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
 class Training:
-    """A model in training; iterate `epochs()` and take `model` when it ends.
+    """A model in training; iterate `epochs()` and take `evaluated` when it ends.
+
+    Where `torch.distributed` is initialised, its processes train the model together: each on its
+    share of every batch, with `batch_size` images a step, and all end with the same weights.
+    They see the images, distortions and mixtures that one process sees in a batch as large as
+    theirs together; dropout and stochastic depth alone are drawn in each.
 
     Args:
         model: Trained in place, on `device`.
@@ -64,11 +73,18 @@ class Training:
         preprocessing: What the model expects of an image.
         recipe: How.
         objective: The loss.
-        seed: Of data order, distortions and dropout; each epoch is seeded by itself, so that a
-            resumed training goes the same way.
-        device: Where.
+        seed: Of data order, distortions and dropout. All draws are functions of it and of the
+            step, so that a resumed training goes the same way.
+        device: Where; with several GPUs in a node, the one of this process.
         param_groups: For the optimizer; by default weights with and without weight decay.
         after_step: Called after each optimizer step.
+
+    Attributes:
+        history: The finished epochs, those before an interruption too.
+
+    Raises:
+        UnsupportedModelError: If the recipe asks for gradient checkpointing and the model has
+            none.
     """
 
     def __init__(
@@ -83,14 +99,19 @@ class Training:
         param_groups: list[dict[str, Any]] | None = None,
         after_step: Callable[[], None] | None = None,
     ) -> None:
+        self.processes = Processes.current()
         self.model = model.to(device)
         self.task, self.preprocessing, self.recipe = task, preprocessing, recipe
         self.objective, self.seed, self.device = objective, seed, torch.device(device)
         self.after_step = after_step
-        self.done = 0
-        self.steps = task.steps_per_epoch(recipe.batch_size)
+        self.history: list[Epoch] = []
+        self.running = RunningEpoch()
+        self.saved = "no state of it was saved"
+        self.steps = task.steps_per_epoch(recipe.batch_size, self.processes.world_size)
         set_drop_path(model, recipe.drop_path)
-        groups = param_groups or weight_groups(model, recipe.weight_decay)
+        if recipe.grad_checkpointing and not hasattr(timm_model(model), "set_grad_checkpointing"):
+            raise UnsupportedModelError("gradient checkpointing needs one of timm's models")
+        groups = param_groups or weight_groups(model, recipe.weight_decay, recipe.layer_decay)
         self.optimizer = create_optimizer_v2(
             groups, opt=recipe.opt, lr=recipe.lr, weight_decay=0.0
         )
@@ -103,52 +124,88 @@ class Training:
             step_on_epochs=False,
             updates_per_epoch=max(1, self.steps),
         )
+        if self.scheduler is None:  # which else applies timm's scales of layer decay
+            for group in self.optimizer.param_groups:
+                group["lr"] *= group.get("lr_scale", 1.0)
+        self.parallel = self.processes.wrap(self.model)  # from here on all ranks' weights agree
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
-        half = self.device.type == "cuda" and recipe.amp == "float16"
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
-        self.mixup = _mixup(recipe, task.num_classes)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "float16")
+        self.targets = Targets(recipe, task.num_classes)
 
     @property
     def evaluated(self) -> nn.Module:
         """The model that is evaluated and kept: the weight average if there is one."""
         return self.ema.module if self.ema is not None else self.model
 
+    @property
+    def done(self) -> int:
+        """How many epochs are finished."""
+        return len(self.history)
+
     def epochs(self) -> Iterator[Epoch]:
         """Train epoch after epoch, from where `load_state` left it.
 
         Raises:
-            DivergenceError: If the loss is no longer finite.
+            DivergenceError: If the loss or the gradients are no longer finite.
         """
         while self.done < self.recipe.epochs:
-            started = time.monotonic()
-            loss = self._train_epoch(self.done)
-            self.done += 1
-            accuracy = top1(
-                self.evaluated, self.task, "val", self.preprocessing, device=self.device
-            )
-            yield Epoch(self.done, loss, accuracy, time.monotonic() - started)
+            for _ in self._rest_of_epoch():
+                pass
+            yield self._finish_epoch()
 
-    def resumable_epochs(self, state: Path) -> Iterator[Epoch]:
-        """As `epochs`, from the state file if there is one, which is written after each epoch."""
+    def resumable_epochs(
+        self,
+        state: Path,
+        every: float = STATE_SECONDS,
+        stop_requested: Callable[[], bool] = never,
+    ) -> Iterator[Epoch]:
+        """As `epochs`, from the state file if there is one, at the step where it was written.
+
+        Args:
+            state: Written after each epoch, and while one runs; seen by all processes.
+            every: Seconds after which it is written again.
+            stop_requested: Asked after each step; the answer of one process is enough.
+
+        Raises:
+            DivergenceError: If the loss or the gradients are no longer finite.
+            FileFormatError: If the file is damaged, foreign, of another model or recipe, or not
+                seen by all processes.
+            StoppedTraining: After the state of the step that ran was written.
+        """
         if state.is_file():
             self.load_state(state)
-        for epoch in self.epochs():
+        if not self.processes.agree(self._taken(), self.device):
+            raise FileFormatError(
+                f"{state} is not the same for all processes; put it where all of them see it"
+            )
+        written = time.monotonic()
+        while self.done < self.recipe.epochs:
+            for _ in self._rest_of_epoch():
+                if self.processes.any(stop_requested(), self.device):
+                    self.save_state(state)
+                    raise StoppedTraining(f"stopped as asked; {self.saved}")
+                if time.monotonic() - written >= every:
+                    self.save_state(state)
+                    written = time.monotonic()
+            epoch = self._finish_epoch()
             self.save_state(state)
+            written = time.monotonic()
             yield epoch
 
     def save_state(self, path: Path) -> None:
-        """Write everything that `load_state` needs, as one atomic step."""
-        state = {
-            "done": self.done,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema is not None else {},
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".draft")
-        torch.save(state, draft)
-        draft.replace(path)
+        """Write everything that `load_state` needs, as one atomic step; rank 0 writes for all."""
+        if self.processes.rank == 0:
+            state = {
+                "history": [astuple(epoch) for epoch in self.history],
+                "running": astuple(self.running),
+                "steps": self.steps,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "ema": self.ema.module.state_dict() if self.ema is not None else {},
+            }
+            write_state(path, state)
+        self._note_state(path)
 
     def load_state(self, path: Path) -> None:
         """Go on from a state of the same model and recipe; read without running code.
@@ -156,76 +213,137 @@ class Training:
         Raises:
             FileFormatError: If the file is damaged, foreign or of another model or recipe.
         """
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+        with reading_state(path, self.device) as state:
+            if state["steps"] != self.steps:
+                raise ValueError(
+                    f"its epochs have {state['steps']} steps, these {self.steps}, so batch size, "
+                    "processes or data differ"
+                )
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             if self.ema is not None:
                 self.ema.module.load_state_dict(state["ema"])
-            self.done = int(state["done"])
-        except UNREADABLE as error:
-            line = " ".join(str(error).split())[:200]
-            raise FileFormatError(
-                f"{path} is not a state of this training: {line}; "
-                "remove it to train from the start"
-            ) from error
-
-    def _train_epoch(self, epoch: int) -> float:
-        """One pass over the train split; the mean loss."""
-        seed = hash((self.seed, epoch)) & 0x7FFFFFFF
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # timm's Mixup draws from it
-        self.model.train()
-        total, step = 0.0, 0
-        batches = self.task.train_batches(
-            self.preprocessing, self.recipe.augmentation, self.recipe.batch_size, self.seed, epoch
-        )
-        for step, (images, labels) in enumerate(batches, start=1):
-            update = epoch * self.steps + step
-            total += self.step(images.to(self.device), labels.to(self.device), update)
-        return total / max(1, step)
+            self.history = [Epoch(*values) for values in state["history"]]
+            self.running = RunningEpoch(*state["running"])
+        self._note_state(path)
 
     def step(self, images: Tensor, labels: Tensor, update: int) -> float:
-        """Take one optimizer step, the `update`-th from 1; returns the loss.
+        """Take one optimizer step, the `update`-th from 1.
+
+        Returns:
+            The loss, averaged over the processes.
 
         Raises:
-            DivergenceError: If the loss is not finite.
+            DivergenceError: If the loss or the gradients are not finite.
         """
+        self._seed(update)
         if self.scheduler is not None:
             self.scheduler.step_update(update - 1)
-        images, targets = self._targets(images, labels)
-        with self._autocast():
-            loss = self.objective(self.model, images, targets)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DivergenceError(
-                f"the loss is {value} at step {update} (epoch {(update - 1) // self.steps + 1}); "
-                "lower the learning rate"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        if self.recipe.clip_grad:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+        images = images.to(self.device, non_blocking=True)
+        labels = labels.to(self.device, non_blocking=True)
+        loss = self._backward(*self.targets(images, labels))
+        self._check_finite("loss", loss, update)
+        self.scaler.unscale_(self.optimizer)
+        norm = self._clip_gradients()
+        if not self.scaler.is_enabled():  # it leaves such a step out and scales less
+            self._check_finite("gradient norm", norm, update)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.after_step is not None:
             self.after_step()
         if self.ema is not None:
             self.ema.update(self.model, step=update)
-        return value
+        return loss
 
-    def _targets(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix images, and make labels soft where the recipe asks for it."""
-        classes, smoothing = self.task.num_classes, self.recipe.label_smoothing
-        if self.mixup is not None:
-            even = len(images) // 2 * 2  # timm takes pairs, and mixes them in place
-            _, soft = self.mixup(images[:even], labels[:even])
-            return images, torch.cat([soft, smooth_labels(labels[even:], classes, smoothing)])
-        if smoothing:
-            return images, smooth_labels(labels, classes, smoothing)
-        return images, labels
+    def _rest_of_epoch(self) -> Iterator[None]:
+        """Train the steps that the running epoch still has; yields after each."""
+        self.parallel.train()
+        batches = self.task.train_batches(
+            self.preprocessing,
+            self.recipe.augmentation,
+            self.recipe.batch_size,
+            self.seed,
+            self.done,
+            self.processes.rank,
+            self.processes.world_size,
+            start_step=self.running.step,
+        )
+        started = time.monotonic() - self.running.seconds
+        for images, labels in batches:
+            self.running.loss += self.step(images, labels, self._taken() + 1)
+            self.running.step += 1
+            self.running.seconds = time.monotonic() - started
+            yield
+
+    def _finish_epoch(self) -> Epoch:
+        """Evaluate what the epoch left."""
+        started = time.monotonic()
+        accuracy = top1(
+            self.evaluated,
+            self.task,
+            "val",
+            self.preprocessing,
+            device=self.device,
+            processes=self.processes,
+        )
+        seconds = self.running.seconds + time.monotonic() - started
+        epoch = Epoch(self.done + 1, self.running.loss / max(1, self.steps), accuracy, seconds)
+        self.history.append(epoch)
+        self.running = RunningEpoch()
+        return epoch
+
+    def _seed(self, update: int) -> None:
+        """Seed all that a step draws: mixtures alike in all processes, dropout apart."""
+        np.random.seed(derive_seed("mixup", self.seed, update))  # timm's Mixup draws from it
+        torch.manual_seed(derive_seed("dropout", self.seed, update, self.processes.rank))
+
+    def _backward(self, images: Tensor, targets: Tensor) -> float:
+        """Leave the gradients of the batch's mean loss, part by part; returns that loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        count = self.recipe.accumulation
+        parts = list(zip(images.tensor_split(count), targets.tensor_split(count), strict=True))
+        total = torch.zeros((), device=self.device)
+        for part in parts[:-1]:
+            with without_averaging(self.parallel):
+                total += self._backward_part(*part, len(images))
+        total += self._backward_part(*parts[-1], len(images))
+        return self.processes.mean(total)
+
+    def _backward_part(self, images: Tensor, targets: Tensor, batch: int) -> Tensor:
+        """Add the gradients of a part of the batch; returns its share of the loss."""
+        recompute = self.recipe.grad_checkpointing
+        with recomputed_blocks(self.model) if recompute else nullcontext():
+            with self._autocast():
+                loss = len(images) / batch * self.objective(self.parallel, images, targets)
+            self.scaler.scale(loss).backward()
+        return loss.detach().float()
+
+    def _clip_gradients(self) -> float:
+        """Shorten the gradients to the largest norm allowed; returns the norm they had."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.recipe.clip_grad:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.clip_grad, norm)
+        return float(norm)
+
+    def _check_finite(self, what: str, value: float, update: int) -> None:
+        if not math.isfinite(value):
+            raise DivergenceError(
+                f"the {what} is {value} at {self._place(update)}; lower the learning rate; "
+                f"{self.saved}"
+            )
+
+    def _note_state(self, path: Path) -> None:
+        """Remember the last state for what an error says."""
+        self.saved = f"its last state, after {self._place(self._taken())}, is {path}"
+
+    def _taken(self) -> int:
+        """Optimizer steps taken in all."""
+        return self.done * self.steps + self.running.step
+
+    def _place(self, update: int) -> str:
+        return f"step {update} (epoch {(update - 1) // max(1, self.steps) + 1})"
 
     def _autocast(self) -> Any:
         if self.recipe.amp == "none":
@@ -233,19 +351,24 @@ class Training:
         return torch.autocast(self.device.type, dtype=getattr(torch, self.recipe.amp))
 
 
-def smooth_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """Labels (B,) as distributions (B, classes)."""
-    hard = F.one_hot(labels, num_classes).float()
-    return hard * (1 - smoothing) + smoothing / num_classes
+@dataclass
+class RunningEpoch:
+    """How far the running epoch is: steps taken, the sum of their losses, seconds they took."""
+
+    step: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
 
 
-def weight_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """timm's two groups: matrices with weight decay; norms, biases and embeddings without."""
-    skip = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
-    groups: list[dict[str, Any]] = param_groups_weight_decay(
-        model, weight_decay, no_weight_decay_list=skip
-    )
-    return groups
+@contextmanager
+def recomputed_blocks(model: nn.Module) -> Iterator[None]:
+    """In it a model keeps its blocks' inputs only, and computes blocks again for gradients."""
+    network = timm_model(model)
+    network.set_grad_checkpointing(True)
+    try:
+        yield
+    finally:
+        network.set_grad_checkpointing(False)
 
 
 def set_drop_path(model: nn.Module, rate: float) -> None:
@@ -254,14 +377,3 @@ def set_drop_path(model: nn.Module, rate: float) -> None:
     for block, prob in zip(blocks, calculate_drop_path_rates(rate, len(blocks)), strict=True):
         for name in ("drop_path1", "drop_path2"):  # timm has no DropPath where the rate was 0
             setattr(block, name, DropPath(prob).train(block.training))
-
-
-def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
-    if not recipe.mixup and not recipe.cutmix:
-        return None
-    return Mixup(
-        mixup_alpha=recipe.mixup,
-        cutmix_alpha=recipe.cutmix,
-        label_smoothing=recipe.label_smoothing,
-        num_classes=num_classes,
-    )

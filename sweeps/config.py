@@ -55,9 +55,13 @@ class TrainConfig:
 
     Args:
         epochs: Passes over the train split.
-        batch_size: Images per step.
+        batch_size: Images per optimizer step.
+        accumulation: Equal parts in which a step's images go through the network one after the
+            other, so that less memory does; at most the batch size.
         lr: Peak learning rate.
         weight_decay: Of weight matrices.
+        layer_decay: Factor of the learning rate from each block to the one before it, 1 for one
+            learning rate.
         opt: timm's optimizer name.
         sched: timm's scheduler name, stepped every update.
         warmup_epochs: Linear warm-up, may be a fraction.
@@ -67,6 +71,8 @@ class TrainConfig:
         clip_grad: Largest gradient norm, 0 for no limit.
         ema_decay: Of the weight average that is evaluated and kept, 0 for none.
         drop_path: Stochastic depth of the last block.
+        grad_checkpointing: Compute blocks again for their gradients instead of keeping their
+            activations; less memory, about a third more time.
         amp: Type of autocast; `none` computes in float32.
         affine: Small random rotations, shifts, scales and shears of each image.
         hflip: Probability of a horizontal flip.
@@ -74,12 +80,16 @@ class TrainConfig:
         color_jitter: timm's strength, for image folders.
         random_erasing: Probability, for image folders.
         crop_scale: Smallest share of the area a random resized crop keeps, for image folders.
+        aug_repeats: Repeated augmentation, versions of an image shown side by side; an epoch of
+            as many steps shows fewer different images. 1 for none.
     """
 
     epochs: NonNegativeInt = 1
     batch_size: PositiveInt = 64
+    accumulation: PositiveInt = 1
     lr: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.05
+    layer_decay: Fraction = 1.0
     opt: str = "adamw"
     sched: str = "cosine"
     warmup_epochs: NonNegativeFloat = 0.0
@@ -89,6 +99,7 @@ class TrainConfig:
     clip_grad: NonNegativeFloat = 1.0
     ema_decay: Share = 0.0
     drop_path: Share = 0.0
+    grad_checkpointing: bool = False
     amp: Literal["none", "bfloat16", "float16"] = "none"
     affine: bool = True
     hflip: ClosedUnitInterval = 0.0
@@ -96,6 +107,7 @@ class TrainConfig:
     color_jitter: NonNegativeFloat = 0.0
     random_erasing: ClosedUnitInterval = 0.0
     crop_scale: Fraction = 1.0
+    aug_repeats: PositiveInt = 1
 
     def recipe(self) -> Recipe:
         """The recipe that `slim` trains by."""

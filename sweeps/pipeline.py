@@ -328,7 +328,10 @@ def _check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], n
             _check_batch(name, options.batch_size, trained)
         try:
             recipe = replace(options, epochs=options.epochs or 1).recipe()
-            Training(nn.Linear(1, 1), task, _ANY_IMAGE, recipe)
+            fit_for_any_model = replace(recipe, layer_decay=1.0, grad_checkpointing=False)
+            Training(nn.Linear(1, 1), task, _ANY_IMAGE, fit_for_any_model)
+        except slim.RecipeError as error:
+            raise InputError(f"--{name}: {error}") from error
         except (AssertionError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"--{name}.opt {options.opt} or --{name}.sched {options.sched} is not one of "

@@ -95,7 +95,10 @@ def run_transfer(
     vit = with_new_head(slim.load(job.model), task.num_classes)
     cost = slim.count(architecture_of(vit))
     training = Training(vit, task, preprocessing, options.recipe(), seed=seed, device=device)
-    epochs = list(training.epochs())
+    state = results / f"{job.key}.pt"
+    for _ in training.resumable_epochs(state):
+        pass
+    epochs = training.history
     test = top1(training.evaluated, task, "test", preprocessing, device=device)
     row = TransferRow(
         task=job.task,
@@ -111,6 +114,7 @@ def run_transfer(
     results.mkdir(parents=True, exist_ok=True)
     kept = {"row": asdict(row), "curve": curve, "seconds": seconds}
     write_text_atomic(results / f"{job.key}.json", json.dumps(kept))
+    state.unlink(missing_ok=True)
     return row, curve, seconds
 
 

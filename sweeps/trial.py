@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +81,10 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         seed=job.config.seed * 1_000_003 + number,
         device=device,
     )
-    last = None
-    for last in training.resumable_epochs(job.states / str(number) / "training.pt"):
-        if last.epoch < options.epochs:
-            yield figures | _progress(last.epoch, last.val_top1, started)
-    if last is None:  # a session before this one trained it to its end
-        accuracy = top1(training.evaluated, task, "val", shared.preprocessing, device=device)
-    else:
-        accuracy = last.val_top1
+    for epoch in training.resumable_epochs(job.states / str(number) / "training.pt"):
+        if epoch.epoch < options.epochs:
+            yield figures | _progress(epoch.epoch, epoch.val_top1, started)
+    accuracy = training.history[-1].val_top1
     about = {
         "trial": number,
         "budget": {"tokens": budget.tokens, "mhsa": budget.mhsa, "mlp": budget.mlp},
@@ -105,7 +101,7 @@ def repair_by_images(vit: nn.Module, teacher: nn.Module, task: Task, job: TrialJ
     options = job.config.finetune
     batches = task.train_batches(
         job.shared.preprocessing,
-        options.recipe().augmentation,
+        replace(options.recipe().augmentation, aug_repeats=1),
         options.batch_size,
         seed=job.config.seed,
         epoch=0,

@@ -1,0 +1,51 @@
+"""The file that an interrupted training goes on from: written as one step, read without code."""
+
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slim.errors import FileFormatError
+
+# What `torch.load` and `load_state_dict` raise on a file that is damaged or of something else.
+UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Replace the file in one step: a reader sees the old or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    with draft.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+@contextmanager
+def reading_state(path: Path, device: torch.device) -> Iterator[dict[str, Any]]:
+    """The state in a file; what fails with it while it is taken over is the file's fault.
+
+    Raises:
+        FileFormatError: If the file is damaged, foreign or of another model or recipe.
+    """
+    try:
+        yield torch.load(path, map_location=device, weights_only=True)
+    except UNREADABLE as error:
+        line = " ".join(str(error).split())[:200]
+        raise FileFormatError(
+            f"{path} is not a state of this training: {line}; remove it to train from the start"
+        ) from error
