@@ -36,7 +36,7 @@ from sweeps.progress import Progress, print_end
 from sweeps.publishing import log_transfer, publish_front, publish_reports
 from sweeps.recorder import Recorder
 from sweeps.run_folder import RunFolder
-from sweeps.stages import spread, stream
+from sweeps.stages import naming_stage, spread, stream
 from sweeps.study import BudgetStudy, first_budgets, space_for
 from sweeps.sweep import sweep_budgets
 from sweeps.tracking import FAILED, FINISHED, KILLED, Tracker
@@ -168,12 +168,13 @@ class Run:
         self.progress.begin(name)
         run, started = self._stage_run(name), time.monotonic()
         arguments = (self.config, self.task_reference, *folders, self.folder.state / f"{name}.pt")
-        for epoch in stream(function, *arguments, **self.resources.stage):
-            self.tracker.metrics(run, {"val_top1": epoch.val_top1}, step=epoch.epoch)
-            if epoch.epoch:
-                self.tracker.metrics(run, {"loss": epoch.loss}, step=epoch.epoch)
-            detail = f"epoch {epoch.epoch}/{epochs}, val top-1 {epoch.val_top1:.2f} %"
-            self.progress.advance(name, epoch.epoch / epochs if epochs else 1.0, detail)
+        with naming_stage(name):
+            for epoch in stream(function, *arguments, **self.resources.stage):
+                self.tracker.metrics(run, {"val_top1": epoch.val_top1}, step=epoch.epoch)
+                if epoch.epoch:
+                    self.tracker.metrics(run, {"loss": epoch.loss}, step=epoch.epoch)
+                detail = f"epoch {epoch.epoch}/{epochs}, val top-1 {epoch.val_top1:.2f} %"
+                self.progress.advance(name, epoch.epoch / epochs if epochs else 1.0, detail)
         self.tracker.metrics(run, {"seconds": time.monotonic() - started})
         self.tracker.artifact(run, result)
         self.tracker.finish(run)

@@ -1,10 +1,12 @@
 """Running a stage's generator on the cluster, and many short jobs side by side."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
+from slim import SlimError
 from sweeps.worker import prepare_worker
 
 
@@ -25,6 +27,15 @@ def stream(
         except ray.exceptions.RayTaskError as error:
             raise (error.cause or error) from None
         yield item
+
+
+@contextmanager
+def naming_stage(name: str) -> Iterator[None]:
+    """Say of what goes wrong in which stage it did."""
+    try:
+        yield
+    except SlimError as error:
+        raise type(error)(f"stage {name} failed: {error}") from error
 
 
 def spread(

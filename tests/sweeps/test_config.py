@@ -19,6 +19,37 @@ def test_every_shipped_configuration_is_accepted(path: Path) -> None:
     assert config.finetune.recipe().epochs == config.finetune.epochs
 
 
+@pytest.mark.parametrize(("size", "batch", "width"), [("small", 1024, 384), ("base", 512, 768)])
+def test_the_papers_configurations_say_what_the_papers_say(
+    size: str, batch: int, width: int
+) -> None:
+    config = parse(["--config", str(ROOT / "configs" / f"paper_deit_{size}.yaml")]).config
+    search, tune = config.search, config.finetune.recipe()
+    assert (search.epochs, search.batch_size, search.lr) == (50, batch, 5e-4)
+    assert (search.weight_decay, search.sched, search.clip_grad) == (1e-3, "constant", 0)
+    weights = (search.penalty.tokens, search.penalty.mhsa, search.penalty.mlp)
+    sums = (1e-4 * 12 * 196, 2e-4 * 12 * width, 5e-5 * 12 * 4 * width)
+    assert weights == pytest.approx(sums)
+    assert (tune.epochs, tune.batch_size, tune.sched, tune.warmup_epochs) == (
+        300,
+        batch,
+        "cosine",
+        5,
+    )
+    assert tune.lr == pytest.approx(5e-4 * batch / 512)
+    assert (tune.weight_decay, tune.drop_path, tune.clip_grad) == (0.05, 0.1, 0)
+    assert (tune.mixup, tune.cutmix, tune.label_smoothing) == (0.8, 1.0, 0.1)
+    assert tune.ema_decay == 0.99996
+    assert tune.augmentation == Augmentation(
+        hflip=0.5,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        random_erasing=0.25,
+        crop_scale=0.08,
+        aug_repeats=3,
+    )
+    assert (config.finetune.distillation, config.finetune.repair_images) == (0, 0)
+
+
 def test_the_command_line_overrides_the_yaml_which_overrides_the_default(tmp_path: Path) -> None:
     path = tmp_path / "some.yaml"
     path.write_text("trials: 5\nsearch: {epochs: 7, penalty: {mlp: 0.5}}\n")

@@ -243,6 +243,7 @@ def test_a_run_without_a_finished_trial_says_so_and_ends_with_code_1(tmp_path: P
     )
     assert done.returncode == 1
     assert "DivergenceError: the loss is nan at step 2" in done.stdout
+    assert "lower the learning rate; no state of it was saved" in done.stdout
     assert "no trial completed: no front" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     trials = pd.read_csv(tmp_path / "runs" / "lost" / "trials.csv")
