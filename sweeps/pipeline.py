@@ -168,16 +168,26 @@ class Run:
         self.progress.begin(name)
         run, started = self._stage_run(name), time.monotonic()
         arguments = (self.config, self.task_reference, *folders, self.folder.state / f"{name}.pt")
-        with naming_stage(name):
-            for epoch in stream(function, *arguments, **self.resources.stage):
-                self.tracker.metrics(run, {"val_top1": epoch.val_top1}, step=epoch.epoch)
-                if epoch.epoch:
-                    self.tracker.metrics(run, {"loss": epoch.loss}, step=epoch.epoch)
-                detail = f"epoch {epoch.epoch}/{epochs}, val top-1 {epoch.val_top1:.2f} %"
-                self.progress.advance(name, epoch.epoch / epochs if epochs else 1.0, detail)
+        trained = stream(function, *arguments, **self.resources.stage)
+        try:
+            with naming_stage(name):
+                self._follow(name, run, trained, epochs)
+        except slim.SlimError as error:
+            self.tracker.tags(run, {"reason": str(error)[:500]})
+            self.tracker.finish(run, FAILED)
+            raise
         self.tracker.metrics(run, {"seconds": time.monotonic() - started})
         self.tracker.artifact(run, result)
         self.tracker.finish(run)
+
+    def _follow(self, name: str, run: str, trained: Iterator[Epoch], epochs: int) -> None:
+        """Log and show a stage's epochs as they come."""
+        for epoch in trained:
+            self.tracker.metrics(run, {"val_top1": epoch.val_top1}, step=epoch.epoch)
+            if epoch.epoch:
+                self.tracker.metrics(run, {"loss": epoch.loss}, step=epoch.epoch)
+            detail = f"epoch {epoch.epoch}/{epochs}, val top-1 {epoch.val_top1:.2f} %"
+            self.progress.advance(name, epoch.epoch / epochs if epochs else 1.0, detail)
 
     def _stage_run(self, name: str) -> str:
         """The MLflow run of a stage; an interrupted one is taken up again."""

@@ -87,9 +87,10 @@ def curve(training: Training) -> list[tuple[int, float, float]]:
 
 
 def assert_same_training(ours: Training, theirs: Training) -> None:
-    """Weights, their average and what the optimizer remembers, bit for bit."""
+    """Weights, their average and what optimizer and loss scaling remember, bit for bit."""
     assert_equal(copy_of(ours.model), copy_of(theirs.model))
     assert_equal(copy_of(ours.evaluated), copy_of(theirs.evaluated))
+    assert ours.scaler.state_dict() == theirs.scaler.state_dict()
     remembered, expected = (t.optimizer.state_dict()["state"] for t in (ours, theirs))
     assert remembered.keys() == expected.keys()
     for number, tensors in expected.items():
