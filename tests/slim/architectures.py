@@ -86,9 +86,10 @@ def uneven(spec: ModelSpec) -> Architecture:
 def one_block_left(spec: ModelSpec) -> Architecture:
     """The smallest network with all that a compiler may stumble over: the middle block has heads
     of two widths, the first and the last are pruned whole, tokens leave."""
-    some, none = uneven(spec), ((),) * spec.num_heads
-    heads = (none, ((0, 2), (1, 2, 3), (1, 3)), none)
-    return replace(some, heads=heads, units=((), some.units[1], ()))
+    some, heads = uneven(spec), [[()] * dense.num_heads for dense in spec.blocks]
+    heads[1] = [(0, 2), (1, 2, 3), (1, 3)] * (spec.block(1).num_heads // 3)
+    units = tuple(kept if block == 1 else () for block, kept in enumerate(some.units))
+    return replace(some, heads=tuple(tuple(block) for block in heads), units=units)
 
 
 NAMED = {

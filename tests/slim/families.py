@@ -47,6 +47,7 @@ SWIN_SIZES: dict[str, Any] = {
     "window_size": 3,
     "mlp_ratio": 1.0,
     "num_classes": 5,
+    "drop_path_rate": 0.0,
 }
 
 
