@@ -12,7 +12,8 @@ class Budget:
 
     Args:
         tokens: Share of the patch-token slots (blocks x patches), in (0, 1]. Prefix tokens (CLS,
-            distillation, registers) are not counted and never dropped.
+            distillation, registers) are not counted and never dropped. Models whose windows need
+            every token (Swin) take 1.
         mhsa: Share of the attention dimensions (blocks x heads x head dimensions), in (0, 1].
         mlp: Share of the MLP hidden units (blocks x units), in (0, 1].
 
