@@ -15,6 +15,7 @@ from slim.errors import (
     UnsupportedModelError,
 )
 from slim.extraction import extract
+from slim.importance import taylor
 from slim.latency import Latency, latency
 from slim.masked_model import MaskedModel
 from slim.masks import attach_masks
@@ -59,4 +60,5 @@ __all__ = [
     "repair",
     "round_widths",
     "save",
+    "taylor",
 ]

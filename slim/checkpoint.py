@@ -19,7 +19,7 @@ from slim.ranking import Scores, select
 from slim.spec import ModelSpec
 
 KIND = "vit-slim mask checkpoint"
-MASKS = ("tokens", "mhsa", "mlp")
+DIMENSIONS = ("tokens", "mhsa", "mlp")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class MaskCheckpoint:
     Args:
         spec: The dense model's spec.
         weights: Its weights under timm's names.
-        masks: The learned masks, which extraction folds into the weights and which rank.
+        masks: The learned masks, which extraction folds into the weights.
+        scores: What ranks, where it is not the masks themselves (see `slim.importance`).
         data: Fingerprint of the data searched on (JSON values).
         metrics: What was measured at the end of the search (JSON values).
     """
@@ -37,6 +38,7 @@ class MaskCheckpoint:
     spec: ModelSpec
     weights: dict[str, Tensor]
     masks: Scores
+    scores: Scores | None = None
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -46,6 +48,7 @@ class MaskCheckpoint:
         masked: MaskedModel,
         data: dict[str, Any] | None = None,
         metrics: dict[str, Any] | None = None,
+        scores: Scores | None = None,
     ) -> "MaskCheckpoint":
         """Take a masked model as it stands; tensors are copied to the CPU."""
         weights = {k: t.detach().cpu().clone() for k, t in masked.dense_state().items()}
@@ -53,17 +56,23 @@ class MaskCheckpoint:
             spec=masked.spec,
             weights=weights,
             masks=masked.masks().map(Tensor.cpu),
+            scores=None if scores is None else scores.map(Tensor.cpu),
             data=data or {},
             metrics=metrics or {},
         )
 
+    @property
+    def ranking(self) -> Scores:
+        """What decides which positions a budget keeps: the scores, or else the masks."""
+        return self.masks if self.scores is None else self.scores
+
     def select(self, budget: Budget) -> Architecture:
-        """Read a budget's architecture off the masks: the largest are kept.
+        """Read a budget's architecture off the ranking: the best are kept.
 
         Raises:
             BudgetError: If no architecture of this model can meet the budget.
         """
-        return select(self.spec, self.masks, budget)
+        return select(self.spec, self.ranking, budget)
 
     def masked_model(self) -> MaskedModel:
         """The searched model with its soft masks, rebuilt, in eval mode; tensors are copied."""
@@ -91,7 +100,12 @@ class MaskCheckpoint:
 
     def header(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON values."""
-        return {"spec": self.spec.to_json(), "data": self.data, "metrics": self.metrics}
+        return {
+            "spec": self.spec.to_json(),
+            "scored": self.scores is not None,
+            "data": self.data,
+            "metrics": self.metrics,
+        }
 
     def save(self, folder: str | Path) -> Path:
         """Write `checkpoint.safetensors` and `checkpoint.json`; returns the folder."""
@@ -108,12 +122,14 @@ class MaskCheckpoint:
         folder = Path(folder)
         with naming(folder / "checkpoint.json"):
             spec = _read_header(header)
-        check_tensors(folder / "checkpoint.safetensors", tensors, _expected_shapes(spec))
+        expected = _expected_shapes(spec, header["scored"])
+        check_tensors(folder / "checkpoint.safetensors", tensors, expected)
         return cls._assemble(tensors, header)
 
     def _tensors(self) -> dict[str, Tensor]:
         weights = {f"weight.{name}": tensor for name, tensor in self.weights.items()}
-        return weights | _by_name(self.masks)
+        scores = {} if self.scores is None else _by_name("score", self.scores)
+        return weights | _by_name("mask", self.masks) | scores
 
     @classmethod
     def _assemble(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> "MaskCheckpoint":
@@ -123,7 +139,8 @@ class MaskCheckpoint:
             weights={
                 k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)
             },
-            masks=_from_names(spec, tensors),
+            masks=_from_names("mask", spec, tensors),
+            scores=_from_names("score", spec, tensors) if header["scored"] else None,
             data=header["data"],
             metrics=header["metrics"],
         )
@@ -133,31 +150,34 @@ def _read_header(header: dict[str, Any]) -> ModelSpec:
     for name in ("spec", "data", "metrics"):
         if not isinstance(header.get(name), dict):
             raise FileFormatError(f"{name} is missing or not an object")
+    if not isinstance(header.get("scored"), bool):
+        raise FileFormatError("scored is missing or neither true nor false")
     return ModelSpec.from_json(header["spec"])
 
 
-def _expected_shapes(spec: ModelSpec) -> dict[str, torch.Size]:
+def _expected_shapes(spec: ModelSpec, scored: bool) -> dict[str, torch.Size]:
     with torch.device("meta"):
         dense = spec.build()
-        masks = _by_name(Scores.fill(spec, torch.empty))
-    weights = {f"weight.{name}": t.shape for name, t in dense.state_dict().items()}
-    return weights | {name: mask.shape for name, mask in masks.items()}
+        like = Scores.fill(spec, torch.empty)
+    tensors = {f"weight.{name}": t for name, t in dense.state_dict().items()}
+    tensors |= _by_name("mask", like) | (_by_name("score", like) if scored else {})
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-def _by_name(masks: Scores) -> dict[str, Tensor]:
-    """Masks under the names they have in a file: `mask.mhsa.3` is that of block 3."""
+def _by_name(kind: str, scores: Scores) -> dict[str, Tensor]:
+    """Tensors under the names they have in a file: `mask.mhsa.3` is that of block 3."""
     return {
-        f"mask.{dimension}.{block}": mask
-        for dimension in MASKS
-        for block, mask in enumerate(getattr(masks, dimension))
+        f"{kind}.{dimension}.{block}": tensor
+        for dimension in DIMENSIONS
+        for block, tensor in enumerate(getattr(scores, dimension))
     }
 
 
-def _from_names(spec: ModelSpec, tensors: dict[str, Tensor]) -> Scores:
+def _from_names(kind: str, spec: ModelSpec, tensors: dict[str, Tensor]) -> Scores:
     """What `_by_name` named."""
 
     def part(dimension: str) -> tuple[Tensor, ...]:
-        return tuple(tensors[f"mask.{dimension}.{block}"] for block in range(spec.depth))
+        return tuple(tensors[f"{kind}.{dimension}.{block}"] for block in range(spec.depth))
 
     return Scores(part("tokens") if spec.drops_tokens else (), part("mhsa"), part("mlp"))
 

@@ -25,7 +25,8 @@ class Family:
     """What the shared machinery asks of a family.
 
     Args:
-        masked: Puts masks on a dense model, given its spec; takes its modules over.
+        masked: Puts masks on a dense model, given its spec (and how a token mask acts); takes its
+            modules over.
         slim_block: Builds one block of a subnetwork.
         count_outside: Costs what is not in a block: patch embedding, pooling, classifier.
         count_block: Costs one block.
@@ -36,7 +37,7 @@ class Family:
         branch: Maps (block, `attn` or `mlp`, stream) to what the branch adds to the stream.
     """
 
-    masked: Callable[[Any, Any], MaskedModel]
+    masked: Callable[..., MaskedModel]
     slim_block: Callable[[Architecture, int], nn.Module]
     count_outside: Callable[[Architecture], Cost]
     count_block: Callable[[Architecture, int], Cost]

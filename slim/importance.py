@@ -23,7 +23,7 @@ def taylor(
 
     Args:
         masked: With masks at 1 or as a search left them; left as it was.
-        batches: Images (B, C, H, W) and labels (B,), on the model's device.
+        batches: Images (B, C, H, W) and labels (B,).
         objective: The loss.
     """
     live = masked.live_masks()
@@ -31,6 +31,7 @@ def taylor(
     totals = [torch.zeros_like(mask) for mask in masks]
     with evaluating(masked):
         for images, labels in batches:
+            images, labels = images.to(masks[0].device), labels.to(masks[0].device)
             gradients = torch.autograd.grad(objective(masked, images, labels), masks)
             for total, mask, gradient in zip(totals, masks, gradients, strict=True):
                 total += (mask.detach() * gradient).abs()

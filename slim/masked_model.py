@@ -1,7 +1,7 @@
 """A dense model whose blocks carry masks, whatever its family."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from slim.architecture import Architecture
 from slim.ranking import Scores
 from slim.spec import ModelSpec
 
+TokenMask = Literal["log", "tanh"]
 # The smallest soft token mask: its logarithm must stay finite for the gradient.
 SMALLEST_TOKEN_MASK = 1e-4
 
@@ -45,12 +46,14 @@ class MaskedModel(nn.Module, ABC):
     Args:
         model: The dense model; its modules are taken over.
         spec: Its spec.
+        token_mask: `log` or `tanh`, see `attach_masks`.
     """
 
     vit: Any
 
-    def __init__(self, model: Any, spec: Any) -> None:
+    def __init__(self, model: Any, spec: Any, token_mask: TokenMask = "log") -> None:
         super().__init__()
+        self.token_mask_kind: TokenMask = token_mask
         self.spec: ModelSpec = spec
         self.vit = model
         for index, name in enumerate(spec.block_names):
@@ -82,9 +85,13 @@ class MaskedModel(nn.Module, ABC):
             mlp=tuple(block.mlp.mask for block in blocks),
         )
 
+    def mask_values(self) -> Scores:
+        """What the masks stand for, 0 to 1, with gradients to their parameters."""
+        return self.live_masks()
+
     def masks(self) -> Scores:
         """The masks as they stand, detached copies."""
-        return self.live_masks().map(lambda mask: mask.detach().clone())
+        return self.mask_values().map(lambda mask: mask.detach().clone())
 
     @torch.no_grad()
     def set_masks(self, masks: Scores) -> None:
@@ -103,8 +110,10 @@ class MaskedModel(nn.Module, ABC):
     def clamp_masks(self) -> None:
         """Bring every mask back to [0, 1], token masks to where their logarithm is finite."""
         for name, mask in self.mask_parameters().items():
-            low = SMALLEST_TOKEN_MASK if name.endswith("token_mask") else 0.0
-            mask.clamp_(low, 1.0)
+            if not name.endswith("token_mask"):
+                mask.clamp_(0.0, 1.0)
+            elif self.token_mask_kind == "log":
+                mask.clamp_(SMALLEST_TOKEN_MASK, 1.0)
 
     @torch.no_grad()
     def harden(self, architecture: Architecture) -> Self:

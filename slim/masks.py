@@ -9,20 +9,24 @@ from torch import nn
 
 from slim.errors import UnsupportedModelError
 from slim.families import family_of
-from slim.masked_model import MaskedModel
+from slim.masked_model import MaskedModel, TokenMask
 from slim.spec import ModelSpec, read_spec
 from slim.subnetwork import architecture_of
 
 
-def attach_masks(model: nn.Module) -> MaskedModel:
+def attach_masks(model: nn.Module, token_mask: TokenMask = "log") -> MaskedModel:
     """Put soft masks, all 1, on a copy of a dense timm Vision Transformer or Swin.
 
     Args:
         model: A `timm` VisionTransformer or SwinTransformer, or a dense model that `slim.load`
             gave.
+        token_mask: How a soft token mask acts. `log`: its logarithm is added to the scores of the
+            softmax, so that a token fades out of attention as it will leave it. `tanh`: the
+            paper's, tanh of a parameter that starts at 3 multiplies what enters both branches.
 
     Returns:
-        The masked model; until its masks change it computes the same function.
+        The masked model; until its masks change it computes the same function (with `tanh`, one
+        whose patch tokens are scaled by 0.995).
 
     Raises:
         UnsupportedModelError: If the model has a feature that is not covered, or is slim already.
@@ -30,7 +34,7 @@ def attach_masks(model: nn.Module) -> MaskedModel:
     dense = as_timm(model)
     spec = read_spec(dense)
     training = model.training
-    return family_of(spec).masked(copy.deepcopy(dense), spec).train(training)
+    return family_of(spec).masked(copy.deepcopy(dense), spec, token_mask).train(training)
 
 
 def as_timm(model: Any) -> nn.Module:

@@ -34,7 +34,7 @@ class Penalty:
 
 def penalty_of(masked: MaskedModel, penalty: Penalty) -> Tensor:
     """The weighted sum of the mean absolute masks: a scalar, whatever batch and processes."""
-    masks = masked.live_masks()
+    masks = masked.mask_values()
     total = penalty.mhsa * _mean(masks.mhsa) + penalty.mlp * _mean(masks.mlp)
     return total + penalty.tokens * _mean(masks.tokens) if masks.tokens else total
 

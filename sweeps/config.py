@@ -136,6 +136,11 @@ class SearchConfig(TrainConfig):
 
     Args:
         mask_lr: Learning rate of the masks.
+        token_mask: How a soft token mask acts: `log` is added to the scores of the softmax, `tanh`
+            multiplies tokens as in the paper.
+        score: What ranks after the search: the `mask` itself, or `taylor`, its first-order worth
+            to the loss.
+        score_images: Training images for `taylor`.
         penalty: Weights of the l1 penalties, each on the mean mask of its dimension.
         distillation: Share of the loss that follows the dense model's soft outputs.
         temperature: Divides the logits before the soft outputs.
@@ -146,6 +151,9 @@ class SearchConfig(TrainConfig):
     weight_decay: NonNegativeFloat = 1e-3
     sched: str = "constant"
     mask_lr: PositiveFloat = 5e-3
+    token_mask: Literal["log", "tanh"] = "log"
+    score: Literal["mask", "taylor"] = "mask"
+    score_images: PositiveInt = 2048
     penalty: Penalty = field(default_factory=lambda: Penalty(tokens=0.05, mhsa=0.2, mlp=0.2))
     distillation: ClosedUnitInterval = 0.7
     temperature: PositiveFloat = 2.0

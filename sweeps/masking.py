@@ -1,13 +1,16 @@
 """The second stage: the mask search on the dense model."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import slim
 from slim.distillation import distill_from
 from slim.evaluation import top1
+from slim.importance import taylor
 from slim.masks import as_timm
 from slim.search import search_training
 from slim.tasks import Task
@@ -33,8 +36,8 @@ def search_masks(
     torch.manual_seed(config.seed)
     dense = slim.load(dense_folder).to(device)
     preprocessing = saved_preprocessing(dense_folder)
-    masked = slim.attach_masks(as_timm(dense))
     options = config.search
+    masked = slim.attach_masks(as_timm(dense), options.token_mask)
     objective: Objective = cross_entropy
     if options.distillation:
         objective = distill_from(dense, options.distillation, options.temperature)
@@ -53,8 +56,19 @@ def search_masks(
     accuracy = top1(training.evaluated, task, "val", preprocessing, device=device)
     searched = training.evaluated
     assert isinstance(searched, slim.MaskedModel)
-    slim.MaskCheckpoint.from_model(
+    checkpoint = slim.MaskCheckpoint.from_model(
         searched,
         data=task.fingerprint() | {"preprocessing": preprocessing.to_json()},
         metrics={"val_top1": accuracy, "epochs": options.epochs},
-    ).save(folder)
+    )
+    if options.score == "taylor":
+        batches = task.calibration_batches(
+            preprocessing,
+            options.recipe().augmentation,
+            options.batch_size,
+            options.score_images,
+            config.seed,
+        )
+        scores = taylor(checkpoint.masked_model().to(device), batches, objective)
+        checkpoint = replace(checkpoint, scores=scores.map(Tensor.cpu))
+    checkpoint.save(folder)

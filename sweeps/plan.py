@@ -118,7 +118,7 @@ def make_plan(
         checkpoint: The searched masks if they are there already.
     """
     spec = read_spec(model)
-    scores = checkpoint.masks if checkpoint is not None else _random_scores(spec)
+    scores = checkpoint.ranking if checkpoint is not None else _random_scores(spec)
     dense = count(Architecture.dense(spec))
     gmacs = dense.macs / 1e9
     train, val, test = (task.size(split) for split in ("train", "val", "test"))

@@ -1,10 +1,8 @@
 """One trial on a worker: a budget, selected, extracted, repaired, fine-tuned and saved."""
 
-import itertools
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,17 +97,15 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
 def repair_by_images(vit: nn.Module, teacher: nn.Module, task: Task, job: TrialJob) -> None:
     """Repair a fresh subnetwork towards the dense model, on as many training images as asked."""
     options = job.config.finetune
-    batches = task.train_batches(
+    batches = task.calibration_batches(
         job.shared.preprocessing,
-        replace(options.recipe().augmentation, aug_repeats=1),
+        options.recipe().augmentation,
         options.batch_size,
-        seed=job.config.seed,
-        epoch=0,
+        options.repair_images,
+        job.config.seed,
     )
-    count = math.ceil(options.repair_images / options.batch_size)
-    images = [batch for batch, _ in itertools.islice(batches, count)]
-    if images:
-        slim.repair(vit, teacher, images)
+    if batches:
+        slim.repair(vit, teacher, [images for images, _ in batches])
 
 
 def _progress(epochs: int, accuracy: float, started: float) -> dict[str, Any]:

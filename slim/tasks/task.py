@@ -1,8 +1,10 @@
 """What every task offers, however its images are stored."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -143,6 +145,30 @@ class Task(ABC):
             Images (batch_size, C, H, W) float32 and labels (batch_size,) int64; an incomplete
             last batch is left out.
         """
+
+    def calibration_batches(
+        self,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        batch_size: int,
+        images: int,
+        seed: int = 0,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """At least so many training images, each once, distorted as in training.
+
+        Args:
+            preprocessing: What the network expects of an image.
+            augmentation: Random distortions; repeats are left out.
+            batch_size: Images per batch.
+            images: How many in all; rounded up to whole batches, at most one epoch.
+            seed: Of choice and distortions.
+
+        Returns:
+            Batches as those of `train_batches`.
+        """
+        once = replace(augmentation, aug_repeats=1)
+        batches = self.train_batches(preprocessing, once, batch_size, seed, epoch=0)
+        return list(islice(batches, math.ceil(images / batch_size)))
 
     @abstractmethod
     def eval_batches(

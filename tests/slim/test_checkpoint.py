@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from slim import Budget, FileFormatError, MaskCheckpoint, extract
+from slim.ranking import select
 from tests.slim import damage
 from tests.slim.architectures import uneven
 from tests.slim.families import FAMILIES, checkpoint, images, masked, spec_of
@@ -17,9 +18,11 @@ def assert_same(ours: MaskCheckpoint, theirs: MaskCheckpoint) -> None:
     assert ours.spec == theirs.spec
     assert ours.weights.keys() == theirs.weights.keys()
     assert all(torch.equal(ours.weights[name], t) for name, t in theirs.weights.items())
-    for part in ("tokens", "mhsa", "mlp"):
-        pairs = zip(getattr(ours.masks, part), getattr(theirs.masks, part), strict=True)
-        assert all(torch.equal(mine, its) for mine, its in pairs)
+    assert (ours.scores is None) == (theirs.scores is None)
+    for mine, its in ((ours.masks, theirs.masks), (ours.ranking, theirs.ranking)):
+        for part in ("tokens", "mhsa", "mlp"):
+            pairs = zip(getattr(mine, part), getattr(its, part), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)
     assert (ours.data, ours.metrics) == (theirs.data, theirs.metrics)
 
 
@@ -44,9 +47,33 @@ def test_data_and_metrics_come_back(tmp_path):
     assert_same(MaskCheckpoint.load(source.save(tmp_path / "search")), source)
 
 
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_scores_rank_instead_of_the_masks_and_come_back(family, tmp_path):
+    model = masked(family)
+    source = MaskCheckpoint.from_model(model, scores=model.masks().map(torch.neg))
+    budget = Budget(1, 0.5, 0.5)
+    assert source.select(budget) == select(source.spec, source.ranking, budget)
+    assert source.select(budget) != MaskCheckpoint.from_model(model).select(budget)
+    assert_same(MaskCheckpoint.load(source.save(tmp_path / "search")), source)
+
+
+def test_scores_that_are_announced_but_missing_are_refused(folder):
+    damage.edit_header(folder, scored=True)
+    with pytest.raises(FileFormatError, match="score"):
+        MaskCheckpoint.load(folder)
+
+
+@pytest.mark.parametrize("scored", [None, 1, "yes"])
+def test_a_header_that_does_not_say_what_ranks_is_refused(folder, scored):
+    damage.edit_header(folder, scored=scored)
+    with pytest.raises(FileFormatError, match="scored is missing"):
+        MaskCheckpoint.load(folder)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_is_shared_as_arrays_without_a_copy(family):
-    source = checkpoint(family)
+    model = masked(family)
+    source = MaskCheckpoint.from_model(model, scores=model.masks().map(torch.neg))
     arrays = source.to_arrays()
     header = json.loads(json.dumps(source.header()))
     view = MaskCheckpoint.from_arrays(arrays, header)

@@ -20,6 +20,7 @@ from slim import (
     save,
 )
 from slim.masked_model import SMALLEST_TOKEN_MASK
+from slim.search import Penalty, penalty_of
 from tests.slim.architectures import uneven
 from tests.slim.families import (
     FAMILIES,
@@ -265,6 +266,28 @@ def test_a_model_of_any_image_size_is_fixed_to_the_one_it_was_made_for() -> None
     with torch.no_grad():
         torch.testing.assert_close(masked(images), model(images), atol=1e-5, rtol=0)
     assert not masked.vit.dynamic_img_size
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov2_registers", "avg_prefix"])
+def test_the_papers_token_masks_scale_patches_and_mean_the_same_once_hard(family):
+    source = attach_masks(dense(family), token_mask="tanh")
+    values = source.masks().tokens
+    assert all(torch.equal(value, torch.full_like(value, 3.0).tanh()) for value in values)
+    architecture, x = uneven(source.spec), images(source.spec)
+    hard = attach_masks(dense(family)).harden(architecture)
+    with torch.no_grad():
+        torch.testing.assert_close(source.harden(architecture)(x), hard(x))
+
+
+def test_the_papers_token_masks_are_penalised_by_their_tanh_and_not_clamped():
+    model = attach_masks(dense("vit"), token_mask="tanh")
+    penalty = penalty_of(model, Penalty(tokens=1.0, mhsa=0.0, mlp=0.0))
+    assert float(penalty.detach()) == pytest.approx(math.tanh(3.0))
+    penalty.backward()
+    slope = model.vit.blocks[0].token_mask.grad * model.spec.depth * model.spec.num_patches
+    torch.testing.assert_close(slope, torch.full_like(slope, 1 - math.tanh(3.0) ** 2))
+    model.clamp_masks()
+    assert bool((model.vit.blocks[0].token_mask == 3.0).all())
 
 
 @pytest.mark.parametrize("family", ["vit", "qk_layernorm"])
