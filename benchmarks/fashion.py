@@ -10,13 +10,19 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 from rich.console import Console
+from rich.table import Table
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 import slim
+from slim.distillation import distill_from
 from slim.evaluation import top1
+from slim.masks import as_timm
 from slim.recipe import Recipe
+from slim.search import Penalty, search_training
 from slim.tasks import ArrayTask, Augmentation, Preprocessing
 from slim.tasks.catalog import FASHION_CLASSES, FASHION_FOLDER, read_fashion_mnist
 from slim.training import Training
@@ -30,6 +36,11 @@ RECIPE = Recipe(
     augmentation=Augmentation(affine=False, hflip=0.5),
 )
 RECIPES = (RECIPE, replace(RECIPE, epochs=5, lr=1e-3))  # the second is a warm restart
+SEARCH_RECIPE = replace(
+    RECIPE, epochs=1, lr=5e-4, weight_decay=1e-3, sched="constant", warmup_epochs=0.0
+)
+PENALTY, MASK_LR = Penalty(tokens=0.05, mhsa=0.2, mlp=0.2), 5e-3
+PAPERS_PENALTY, PAPERS_MASK_LR = Penalty(), 5e-4
 console = Console()
 
 
@@ -80,6 +91,51 @@ def dense_model(task: ArrayTask, folder: Path, seed: int) -> VisionTransformer:
         accuracy = top1(vit, task, "val", preprocessing)
         slim.save(vit, saved, {"val_top1": accuracy, "seed": seed})
     return slim.load(saved)
+
+
+def searched_model(task: ArrayTask, folder: Path, seed: int, kind: str) -> slim.MaskCheckpoint:
+    """One epoch of mask search on the dense model of a seed, if it is not there yet.
+
+    Args:
+        task: See `fashion_task`.
+        folder: Of the results.
+        seed: Of the dense model and the search.
+        kind: `search` is this project's; `paper` has the paper's token masks, penalties and one
+            learning rate for all; `plain` trains as long with masks that stay 1.
+    """
+    saved = folder / f"{kind}-{seed}"
+    if not (saved / "checkpoint.json").is_file():
+        torch.manual_seed(seed)
+        dense = dense_model(task, folder, seed)
+        masked = slim.attach_masks(as_timm(dense), "tanh" if kind == "paper" else "log")
+        penalty, mask_lr = {
+            "search": (PENALTY, MASK_LR),
+            "paper": (PAPERS_PENALTY, PAPERS_MASK_LR),
+            "plain": (Penalty(0.0, 0.0, 0.0), 1e-12),
+        }[kind]
+        objective = distill_from(dense, 0.7, 2.0)
+        training = search_training(
+            masked, task, preprocessing_of(task), SEARCH_RECIPE, penalty, mask_lr, objective, seed
+        )
+        for epoch in training.epochs():
+            console.print(f"{kind} {seed}: val {epoch.val_top1:.2f} % in {epoch.seconds:.0f} s")
+        slim.MaskCheckpoint.from_model(masked).save(saved)
+    return slim.MaskCheckpoint.load(saved)
+
+
+def accuracy(vit: nn.Module, task: ArrayTask) -> float:
+    """Top-1 on val, in percent."""
+    return top1(vit, task, "val", preprocessing_of(task))
+
+
+def show(title: str, frame: pd.DataFrame) -> None:
+    """Print a table."""
+    table = Table(title=title)
+    for column in frame.columns:
+        table.add_column(str(column))
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row))
+    console.print(table)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ closed" is the share of the zero-shot gap to the dense model that repair closes.
 """
 
 import argparse
-import itertools
 import time
 from typing import Any
 
@@ -15,6 +14,7 @@ import pandas as pd
 import torch
 from fashion import (
     RECIPE,
+    accuracy,
     arguments,
     console,
     dense_model,
@@ -23,10 +23,8 @@ from fashion import (
     searched_model,
     show,
 )
-from torch import Tensor, nn
 
 import slim
-from slim.evaluation import top1
 from slim.tasks import ArrayTask
 
 BUDGETS = ((1, 0.5, 0.5), (0.7, 0.5, 0.5), (0.5, 0.5, 0.5), (0.5, 0.3, 0.3))
@@ -62,8 +60,11 @@ def main() -> None:
 def measure(task: ArrayTask, options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     """One row for each budget and variant, from one seed's search."""
     dense = dense_model(task, options.folder, seed)
-    checkpoint = searched_model(task, options.folder, seed)
-    images = calibration_images(task, options.images)
+    checkpoint = searched_model(task, options.folder, seed, "search")
+    batches = task.calibration_batches(
+        preprocessing_of(task), RECIPE.augmentation, RECIPE.batch_size, options.images
+    )
+    images = [batch for batch, _ in batches]
     reference = accuracy(dense, task)
     rows = []
     for tokens, mhsa, mlp in BUDGETS:
@@ -88,19 +89,6 @@ def measure(task: ArrayTask, options: argparse.Namespace, seed: int) -> list[dic
                 }
             )
     return rows
-
-
-def calibration_images(task: ArrayTask, count: int) -> list[Tensor]:
-    """Batches of training images, distorted as in training."""
-    batches = task.train_batches(
-        preprocessing_of(task), RECIPE.augmentation, RECIPE.batch_size, seed=123, epoch=0
-    )
-    return [images for images, _ in itertools.islice(batches, count // RECIPE.batch_size)]
-
-
-def accuracy(vit: nn.Module, task: ArrayTask) -> float:
-    """Top-1 on val, in percent."""
-    return top1(vit, task, "val", preprocessing_of(task))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from slim.aligned import AlignedLinear
 from slim.architecture import Architecture
-from slim.layouts import DEFAULT_LAYOUT, LAYOUTS, Widths, join_heads, split_heads
+from slim.layouts import DEFAULT_LAYOUT, LAYOUTS, Widths, join_heads, share_out
 
 
 class HeadOrder(NamedTuple):
@@ -109,13 +109,8 @@ class SlimAttention(nn.Module):
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # (B, N, S) each
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (self._shared_out(part) for part in (q, k, v))
+        q, k, v = (share_out(part, self._calls) for part in (q, k, v))
         attend = partial(F.scaled_dot_product_attention, scale=self.scale)
         out = [attend(*call) for call in zip(q, k, v, strict=True)]  # (B, heads, N, width) each
         projected: Tensor = self.proj(join_heads(out, self._calls))  # of (B, N, S)
         return projected
-
-    def _shared_out(self, x: Tensor) -> list[Tensor]:
-        """The heads of each call: (B, N, S) to (B, heads, N, width) each."""
-        parts = x.split([sum(widths) for widths in self._calls], dim=-1)
-        return [split_heads(p, widths) for p, widths in zip(parts, self._calls, strict=True)]

@@ -41,6 +41,14 @@ one call that differ in width are padded with zeros inside the layer. All comput
 DEFAULT_LAYOUT = "per_head"
 
 
+def share_out(x: Tensor, calls: list[Widths]) -> Sequence[Tensor]:
+    """The heads of each call: (B, N, S) to (B, heads, N, widest of the call) each."""
+    if _one_head_each(calls):
+        return x.unsqueeze(1).split([width for (width,) in calls], dim=-1)
+    parts = x.split([sum(widths) for widths in calls], dim=-1)
+    return [split_heads(part, widths) for part, widths in zip(parts, calls, strict=True)]
+
+
 def split_heads(x: Tensor, widths: Widths) -> Tensor:
     """Set the heads of one call side by side: (B, N, sum of widths) to (B, heads, N, widest)."""
     if len(widths) == 1:
@@ -51,7 +59,9 @@ def split_heads(x: Tensor, widths: Widths) -> Tensor:
 
 
 def join_heads(heads: Sequence[Tensor], calls: list[Widths]) -> Tensor:
-    """Undo `split_heads` of all calls, padding left out: to (B, N, S)."""
+    """Undo `share_out`, padding left out: to (B, N, S)."""
+    if _one_head_each(calls):
+        return torch.cat(list(heads), dim=-1).squeeze(1)
     parts: list[Tensor] = []
     for call, widths in zip(heads, calls, strict=True):
         if len(widths) == 1:
@@ -61,6 +71,11 @@ def join_heads(heads: Sequence[Tensor], calls: list[Widths]) -> Tensor:
         else:
             parts += [head[..., :w] for head, w in zip(call.unbind(1), widths, strict=True)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def _one_head_each(calls: list[Widths]) -> bool:
+    """Then one view serves all heads, which a small batch feels."""
+    return all(len(widths) == 1 for widths in calls)
 
 
 def _pad_heads(x: Tensor, widths: Widths) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from slim import Architecture, SlimError, extract
 from slim.attention import HeadNorm, SlimAttention
 from slim.layout_choice import fastest_layout, use_layout
-from slim.layouts import DEFAULT_LAYOUT, LAYOUTS, join_heads, split_heads
+from slim.layouts import DEFAULT_LAYOUT, LAYOUTS, join_heads, share_out, split_heads
 from slim.subnetwork import build_subnetwork
 from tests.slim.architectures import NAMED, architectures, uneven
 from tests.slim.bars import copy_of
@@ -36,8 +36,8 @@ def test_a_layout_shares_heads_out_to_calls(layout, calls):
 def test_what_is_split_is_joined_again(layout):
     calls = LAYOUTS[layout](WIDTHS)
     x = torch.randn(2, 5, sum(WIDTHS))
-    parts = x.split([sum(widths) for widths in calls], dim=-1)
-    heads = [split_heads(part, widths) for part, widths in zip(parts, calls, strict=True)]
+    heads = share_out(x, calls)
+    assert [tuple(h.shape) for h in heads] == [(2, len(c), 5, c[-1]) for c in calls]
     assert torch.equal(join_heads(heads, calls), x)
 
 
