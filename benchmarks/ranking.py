@@ -38,7 +38,6 @@ from slim.training import Training
 
 # (tokens, MHSA, MLP) budgets; those of all three dimensions are fine-tuned too.
 BUDGETS = (
-    (0.7, 1, 1),
     (0.4, 1, 1),
     (1, 0.25, 1),
     (1, 1, 0.2),
@@ -46,7 +45,7 @@ BUDGETS = (
     (0.3, 0.3, 0.3),
     (0.5, 0.2, 0.2),
 )
-FINETUNE_IMAGES = 10_000
+FINETUNE_IMAGES = 6_400
 SCORE_IMAGES = 2048
 
 
@@ -241,14 +240,14 @@ def _stream_norms(
 
 # What is cut ("dense" is the dense model itself), and what ranks.
 RANKINGS: dict[str, tuple[str, Score]] = {
-    "no search, random": ("dense", by_chance),
-    "no search, magnitude": ("dense", by_magnitude),
-    "no search, attention received and Taylor": ("dense", by_attention),
+    "search, mask": ("search", by_mask),
+    "search, Taylor": ("search", by_taylor),
     "no search, Taylor": ("dense", by_taylor),
     "plain training, Taylor": ("plain", by_taylor),
     "the paper's search, mask": ("paper", by_mask),
-    "search, mask": ("search", by_mask),
-    "search, Taylor": ("search", by_taylor),
+    "no search, attention received and Taylor": ("dense", by_attention),
+    "no search, magnitude": ("dense", by_magnitude),
+    "no search, random": ("dense", by_chance),
 }
 
 
