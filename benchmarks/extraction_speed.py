@@ -16,8 +16,6 @@ MLP unit a deviate less the same square, every token a deviate.
 
 import argparse
 import csv
-import os
-import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -26,12 +24,13 @@ from typing import Any
 
 import timm
 import torch
+from machine import machine
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from slim import Architecture, Budget, ModelSpec, Scores, count
+from slim import Architecture, Budget, Scores, VitSpec, count
 from slim.layout_choice import use_layout
 from slim.layouts import DEFAULT_LAYOUT, LAYOUTS
 from slim.ranking import select
@@ -59,7 +58,7 @@ class Speed:
     kept: float
 
 
-def searched_scores(spec: ModelSpec, seed: int) -> Scores:
+def searched_scores(spec: VitSpec, seed: int) -> Scores:
     """Random scores, as uneven as those of a search; how is in the module's docstring."""
     random = torch.Generator().manual_seed(seed)
 
@@ -67,11 +66,12 @@ def searched_scores(spec: ModelSpec, seed: int) -> Scores:
         return torch.randn(spec.depth, *shape, generator=random)
 
     ends = torch.linspace(-1, 1, spec.depth).square()
-    dims = normal(spec.num_heads, spec.head_dim) + normal(spec.num_heads, 1)
+    head_dim = spec.embed_dim // spec.num_heads
+    dims = normal(spec.num_heads, head_dim) + normal(spec.num_heads, 1)
     return Scores(
-        tokens=normal(spec.num_patches),
-        mhsa=dims - ends[:, None, None],
-        mlp=normal(spec.mlp_hidden) - ends[:, None],
+        tokens=normal(spec.num_patches).unbind(),
+        mhsa=(dims - ends[:, None, None]).unbind(),
+        mlp=(normal(spec.mlp_hidden) - ends[:, None]).unbind(),
     )
 
 
@@ -81,7 +81,7 @@ def masked_network(dense: Any, architecture: Architecture) -> Any:
     for i, block in enumerate(dense.blocks):
         tokens = torch.cat([torch.ones(spec.num_prefix_tokens), torch.zeros(spec.num_patches)])
         tokens[[spec.num_prefix_tokens + position for position in architecture.tokens[i]]] = 1
-        dims = torch.zeros(spec.num_heads, spec.head_dim)
+        dims = torch.zeros(spec.num_heads, spec.embed_dim // spec.num_heads)
         for head, kept in enumerate(architecture.heads[i]):
             dims[head, list(kept)] = 1
         units = torch.zeros(spec.mlp_hidden)
@@ -155,16 +155,6 @@ def measure(name: str, batch: int, budget: Budget, options: argparse.Namespace) 
             )
         )
     return speeds
-
-
-def machine() -> str:
-    """Processor, cores and torch."""
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text().splitlines()
-        processor = next((s.split(":")[1].strip() for s in lines if "model name" in s), processor)
-    return f"{processor}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def table(speeds: list[Speed], title: str) -> Table:

@@ -8,7 +8,6 @@ activations by masks, as in the paper's code.
 """
 
 import argparse
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from machine import machine
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ def main() -> None:
         )
     console = Console()
     console.print(table)
-    console.print(f"{platform.machine()}, {platform.system()}, torch {torch.__version__}")
+    console.print(machine())
 
 
 def step_times(model: str, batch_size: int, steps: int) -> dict[str, list[float]]:
