@@ -19,13 +19,30 @@ def distill_from(teacher: nn.Module, weight: float, temperature: float) -> Objec
     teacher = teacher.eval()
 
     def objective(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        logits = model(images)
-        with torch.no_grad():
-            soft = F.log_softmax(teacher(images).float() / temperature, dim=-1)
-        student = F.log_softmax(logits.float() / temperature, dim=-1)
-        divergence = F.kl_div(student, soft, reduction="batchmean", log_target=True)
-        return (1 - weight) * F.cross_entropy(logits, targets) + (
-            weight * temperature**2 * divergence
-        )
+        soft = soft_outputs(teacher, images, temperature)
+        return mixed_loss(model(images), targets, soft, weight, temperature)
 
     return objective
+
+
+@torch.no_grad()
+def soft_outputs(teacher: nn.Module, images: Tensor, temperature: float) -> Tensor:
+    """A teacher's log-probabilities (B, classes) at a temperature."""
+    return F.log_softmax(teacher(images).float() / temperature, dim=-1)
+
+
+def mixed_loss(
+    logits: Tensor, targets: Tensor, soft: Tensor, weight: float, temperature: float
+) -> Tensor:
+    """The loss of `distill_from`.
+
+    Args:
+        logits: Of the student, (B, classes).
+        targets: Labels (B,) or distributions (B, classes).
+        soft: What `soft_outputs` gave.
+        weight: Share of the divergence.
+        temperature: That of `soft`.
+    """
+    student = F.log_softmax(logits.float() / temperature, dim=-1)
+    divergence = F.kl_div(student, soft, reduction="batchmean", log_target=True)
+    return (1 - weight) * F.cross_entropy(logits, targets) + (weight * temperature**2 * divergence)

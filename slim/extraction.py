@@ -28,10 +28,10 @@ def extract(checkpoint: MaskCheckpoint, architecture: Architecture) -> nn.Module
     """
     if architecture.spec != checkpoint.spec:
         raise SlimError("the architecture was selected from a model with another spec")
-    return fill_subnetwork(architecture, _cut(checkpoint, architecture))
+    return fill_subnetwork(architecture, cut(checkpoint, architecture))
 
 
-def _cut(checkpoint: MaskCheckpoint, architecture: Architecture) -> dict[str, Tensor]:
+def cut(checkpoint: MaskCheckpoint, architecture: Architecture) -> dict[str, Tensor]:
     """Every parameter of the subnetwork by its name."""
     weights = checkpoint.weights
     prefixes = tuple(f"{name}." for name in checkpoint.spec.block_names)

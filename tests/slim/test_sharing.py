@@ -1,0 +1,96 @@
+"""A step on shared weights is a step on the extracted networks."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from slim import Architecture, Budget, MaskCheckpoint, attach_masks, extract
+from slim.distillation import distill_from
+from slim.evaluation import top1
+from slim.extraction import cut
+from slim.sharing import SharedModel, sandwich
+from slim.training import Training
+from tests.slim.architectures import uneven
+from tests.slim.bars import PREPROCESSING, bars, tiny_swin, tiny_vit
+from tests.slim.families import checkpoint, dense, images
+from tests.slim.trainings import PLAIN
+
+SHARED_FAMILIES = ["vit", "deit3", "qk_layernorm", "siglip", "swiglu", "swin"]
+
+
+def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    zeros = ((name, torch.zeros_like(p)) for name, p in model.named_parameters())
+    known = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
+    return dict(zeros) | dict(known)
+
+
+@pytest.mark.parametrize("family", SHARED_FAMILIES)
+def test_loss_and_gradients_of_a_slice_are_those_of_the_extracted_network(family):
+    source = checkpoint(family, dtype=torch.float64)
+    shared, architecture = SharedModel(source), uneven(source.spec)
+    small = extract(source, architecture)
+    x, labels = images(source.spec, torch.float64), torch.tensor([1, 3])
+    (logits,) = shared(x, [architecture])
+    loss, expected = F.cross_entropy(logits, labels), F.cross_entropy(small(x), labels)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    ones = source.masks.map(torch.ones_like)
+    sliced = cut(MaskCheckpoint(source.spec, gradients(shared.vit), ones), architecture)
+    torch.testing.assert_close(sliced, gradients(small), rtol=1e-9, atol=1e-12)
+    total = sum(float(g.abs().sum()) for g in gradients(shared.vit).values())
+    assert total == pytest.approx(sum(float(g.abs().sum()) for g in gradients(small).values()))
+
+
+@pytest.mark.parametrize("family", SHARED_FAMILIES)
+def test_the_full_size_network_is_the_searched_one(family):
+    source = checkpoint(family)
+    shared, x = SharedModel(source), images(source.spec)
+    with torch.no_grad():
+        torch.testing.assert_close(shared(x), extract(source, Architecture.dense(source.spec))(x))
+        torch.testing.assert_close(shared(x, [Architecture.dense(source.spec)])[0], shared(x))
+
+
+def test_its_checkpoint_keeps_the_ranking_and_has_no_mask_left(tmp_path):
+    source = checkpoint("vit")
+    shared = SharedModel(source)
+    taken = MaskCheckpoint.load(shared.checkpoint(data={"name": "x"}).save(tmp_path / "shared"))
+    budget = Budget(0.6, 0.5, 0.4)
+    assert taken.select(budget) == source.select(budget) == shared.select(budget)
+    assert all(bool((mask == 1).all()) for mask in taken.masks.mhsa)
+    x = images(source.spec)
+    with torch.no_grad():
+        ours, theirs = (extract(c, c.select(budget))(x) for c in (taken, source))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_sandwich_is_the_mean_over_the_largest_the_smallest_and_those_between():
+    source = checkpoint("vit", dtype=torch.float64)
+    shared, teacher = SharedModel(source), dense("vit", 3, torch.float64)
+    x, labels = images(source.spec, torch.float64), torch.tensor([0, 4])
+    smallest = Budget(0.4, 0.2, 0.3)
+    torch.manual_seed(5)
+    loss = sandwich(teacher, smallest, networks=2, weight=0.6, temperature=3.0)(shared, x, labels)
+    torch.manual_seed(5)
+    lowest = torch.tensor([0.4, 0.2, 0.3], dtype=torch.float64)
+    draws = lowest + (1 - lowest) * torch.rand(2, 3, dtype=torch.float64)
+    budgets = [Budget(1, 1, 1), smallest, *(Budget(*draw) for draw in draws.tolist())]
+    alone = distill_from(teacher, weight=0.6, temperature=3.0)
+    losses = [alone(extract(source, source.select(b)), x, labels) for b in budgets]
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+
+
+@pytest.mark.parametrize("model", [tiny_vit(), tiny_swin()], ids=["vit", "swin"])
+def test_shared_weights_learn_for_all_budgets_at_once(model):
+    task, source = bars(), MaskCheckpoint.from_model(attach_masks(model))
+    shared, smallest = SharedModel(source), Budget(1, 0.5, 0.5)
+    objective = sandwich(extract(source, Architecture.dense(source.spec)), smallest, weight=0.0)
+    training = Training(shared, task, PREPROCESSING, replace(PLAIN, epochs=6), objective)
+    for _ in training.epochs():
+        pass
+    learned = shared.checkpoint()
+    assert top1(extract(learned, learned.select(smallest)), task, "val", PREPROCESSING) > 80
+    assert top1(extract(learned, Architecture.dense(source.spec)), task, "val", PREPROCESSING) > 80
