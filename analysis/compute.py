@@ -10,6 +10,7 @@ from analysis import theme, wording
 STAGES = {
     "dense": "Dense training",
     "search": "Mask search",
+    "share": "Weight sharing",
     "trials": "Trials",
     "transfer": "Transfer",
 }

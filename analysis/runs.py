@@ -222,7 +222,7 @@ def _stage_rows(children: list[mlflow.entities.Run]) -> list[dict[str, object]]:
             "run_id": run.info.run_id,
         }
         for run in reversed(children)
-        if run.data.tags.get("kind") in ("dense", "search", "transfer")
+        if run.data.tags.get("kind") in ("dense", "search", "share", "transfer")
     ]
 
 

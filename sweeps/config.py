@@ -160,6 +160,27 @@ class SearchConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
+class ShareConfig(TrainConfig):
+    """Weight-shared training after the search: each step trains the full-size network, the
+    smallest of the space and random ones between, all on the same weights.
+
+    Args:
+        epochs: Passes over the train split, 0 for none: then budgets are cut from the search.
+        networks: Random networks in each step.
+        distillation: Share of the loss that follows the dense model's soft outputs.
+        temperature: Divides the logits before the soft outputs.
+    """
+
+    epochs: NonNegativeInt = 0
+    lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.02
+    warmup_epochs: NonNegativeFloat = 0.2
+    networks: PositiveInt = 1
+    distillation: ClosedUnitInterval = 0.9
+    temperature: PositiveFloat = 2.0
+
+
+@dataclass(frozen=True)
 class FinetuneConfig(TrainConfig):
     """Repair and fine-tuning of each subnetwork, distilled from the dense model.
 
@@ -237,6 +258,7 @@ class SweepConfig:
         vit: Shape of the fresh model.
         dense: Training of the dense model.
         search: The mask search.
+        share: Weight-shared training of all budgets' networks.
         space: Budgets to look among.
         finetune: Fine-tuning of each subnetwork.
         transfer: Fine-tuning on other tasks.
@@ -260,6 +282,7 @@ class SweepConfig:
     vit: VitConfig = field(default_factory=VitConfig)
     dense: DenseConfig = field(default_factory=DenseConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    share: ShareConfig = field(default_factory=ShareConfig)
     space: SpaceConfig = field(default_factory=SpaceConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)

@@ -36,6 +36,7 @@ from sweeps.progress import Progress, print_end
 from sweeps.publishing import log_transfer, publish_front, publish_reports
 from sweeps.recorder import Recorder
 from sweeps.run_folder import RunFolder
+from sweeps.sharing import share_weights
 from sweeps.stages import naming_stage, spread, stream
 from sweeps.study import BudgetStudy, first_budgets, space_for
 from sweeps.sweep import sweep_budgets
@@ -141,7 +142,12 @@ class Run:
         epochs = self.config.search.epochs
         inputs = (folder.dense, folder.search)
         self._training_stage("search", search_masks, epochs, folder.search, inputs)
-        checkpoint = slim.MaskCheckpoint.load(folder.search)
+        searched = folder.search
+        if self.config.share.epochs:
+            epochs, searched = self.config.share.epochs, folder.shared
+            folders = (folder.dense, folder.search, folder.shared)
+            self._training_stage("share", share_weights, epochs, folder.shared, folders)
+        checkpoint = slim.MaskCheckpoint.load(searched)
         rows = self._test(self._sweep(checkpoint))
         front = pareto_front(rows)
         write_table(folder.path / "trials.csv", TrialRow, rows)
@@ -333,7 +339,7 @@ def _check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], n
     model = make_dense(config, task, weights=False)
     config = replace(config, space=space_for(config.space, read_spec(model)))
     _check_budgets(config, model)
-    for name in ("dense", "search", "finetune", "transfer"):
+    for name in ("dense", "search", "share", "finetune", "transfer"):
         options = getattr(config, name)
         for trained in transfers if name == "transfer" else [task]:
             _check_batch(name, options.batch_size, trained)

@@ -128,6 +128,7 @@ def make_plan(
     work = [
         ("dense", 1, dense_epochs(config), gmacs * dense_epochs(config) * (TRAIN * train + val)),
         ("search", 1, config.search.epochs, _search_work(config, gmacs, train, val)),
+        *_share_work(config, spec, scores, train, val),
         ("sweep", config.trials, config.finetune.epochs, config.trials * trial),
         ("test", config.trials, 0, gmacs * (1 + config.trials * mean_share) * test),
     ]
@@ -195,6 +196,22 @@ def _trial_work(config: SweepConfig, gmacs: float, share: float, train: int, val
 def _search_work(config: SweepConfig, gmacs: float, train: int, val: int) -> float:
     teacher = FORWARD * bool(config.search.distillation)
     return gmacs * config.search.epochs * ((TRAIN + teacher) * train + val)
+
+
+def _share_work(
+    config: SweepConfig, spec: ModelSpec, scores: Scores, train: int, val: int
+) -> list[tuple[str, int, int, float]]:
+    """The largest, the smallest and random networks are trained in each step."""
+    share, space = config.share, config.space
+    if not share.epochs:
+        return []
+    dense = count(Architecture.dense(spec)).macs / 1e9
+    smallest = Budget(space.tokens_min, space.mhsa_min, space.mlp_min)
+    least = count(select(spec, scores, smallest)).macs / 1e9
+    trained = dense + least + share.networks * dense * _mean_share(config, spec, scores)
+    teacher = FORWARD * dense * bool(share.distillation)
+    epoch = (TRAIN * trained + teacher) * train + dense * val
+    return [("share", 1, share.epochs, share.epochs * epoch)]
 
 
 def _mean_share(config: SweepConfig, spec: ModelSpec, scores: Scores) -> float:

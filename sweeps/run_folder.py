@@ -77,6 +77,11 @@ class RunFolder:
         return self.path / "search"
 
     @property
+    def shared(self) -> Path:
+        """The mask checkpoint after weight-shared training."""
+        return self.path / "shared"
+
+    @property
     def models(self) -> Path:
         """One saved network per COMPLETE trial."""
         return self.path / "models"

@@ -50,6 +50,22 @@ def test_the_folder_has_every_file_of_the_contract(sweep: FinishedSweep) -> None
     assert models == [0, 1, 2, 3]
 
 
+def test_networks_are_cut_by_the_scores_of_the_search_from_the_shared_weights(
+    sweep: FinishedSweep,
+) -> None:
+    searched = slim.MaskCheckpoint.load(sweep.folder / "search")
+    shared = slim.MaskCheckpoint.load(sweep.folder / "shared")
+    assert searched.scores is not None
+    row = sweep.trials.iloc[1]
+    budget = slim.Budget(row.tokens, row.mhsa, row.mlp)
+    network = slim.load(sweep.folder / "models" / "1")
+    assert network.architecture == searched.select(budget) == shared.select(budget)
+    assert all(bool((mask == 1).all()) for mask in shared.masks.mlp)
+    (run,) = children(sweep, "share")
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["val_top1"] == shared.metrics["val_top1"]
+
+
 def test_every_trial_is_complete_and_the_first_budgets_are_the_planned_ones(
     sweep: FinishedSweep,
 ) -> None:

@@ -1,0 +1,52 @@
+"""The stage after the search: one training whose weights serve every budget."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import slim
+from slim.sharing import SharedModel, sandwich
+from slim.tasks import Task
+from slim.training import Epoch, Training
+from sweeps.config import SweepConfig
+from sweeps.dense import saved_preprocessing
+from sweeps.worker import worker_device
+
+
+def share_weights(
+    config: SweepConfig, task: Task, dense_folder: Path, search: Path, folder: Path, state: Path
+) -> Iterator[Epoch]:
+    """Train the searched weights for all budgets at once and save them as a mask checkpoint.
+
+    Args:
+        config: The experiment; budgets are those of its space.
+        task: The source task.
+        dense_folder: The dense model, which teaches.
+        search: The mask checkpoint of the search, which ranks.
+        folder: Where the trained checkpoint is saved.
+        state: File of the training's state, for resuming.
+    """
+    device, options, space = worker_device(), config.share, config.space
+    searched = slim.MaskCheckpoint.load(search)
+    shared = SharedModel(searched)
+    smallest = slim.Budget(space.tokens_min, space.mhsa_min, space.mlp_min)
+    objective = sandwich(
+        slim.load(dense_folder).to(device),
+        smallest,
+        options.networks,
+        options.distillation,
+        options.temperature,
+    )
+    training = Training(
+        shared,
+        task,
+        saved_preprocessing(dense_folder),
+        options.recipe(),
+        objective,
+        seed=config.seed,
+        device=device,
+    )
+    yield from training.resumable_epochs(state)
+    trained = training.evaluated
+    assert isinstance(trained, SharedModel)
+    metrics = {"val_top1": training.history[-1].val_top1, "epochs": options.epochs}
+    trained.checkpoint(searched.data, metrics).save(folder)
