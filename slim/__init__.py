@@ -17,11 +17,13 @@ from slim.errors import (
 from slim.extraction import extract
 from slim.importance import taylor
 from slim.latency import Latency, latency
+from slim.layout_choice import fastest_layout, use_layout
 from slim.masked_model import MaskedModel
 from slim.masks import attach_masks
 from slim.ranking import Scores
 from slim.repair import repair
 from slim.rounding import round_widths
+from slim.search import Penalty, search_training
 from slim.serving import add_about, export_onnx, load, save
 from slim.spec import ModelSpec
 from slim.swin.masks import MaskedSwinTransformer
@@ -42,6 +44,7 @@ __all__ = [
     "MaskedSwinTransformer",
     "MaskedVisionTransformer",
     "ModelSpec",
+    "Penalty",
     "RecipeError",
     "Scores",
     "SlimError",
@@ -55,10 +58,13 @@ __all__ = [
     "count",
     "export_onnx",
     "extract",
+    "fastest_layout",
     "latency",
     "load",
     "repair",
     "round_widths",
     "save",
+    "search_training",
     "taylor",
+    "use_layout",
 ]

@@ -75,7 +75,10 @@ class MaskCheckpoint:
         return select(self.spec, self.ranking, budget)
 
     def masked_model(self) -> MaskedModel:
-        """The searched model with its soft masks, rebuilt, in eval mode; tensors are copied."""
+        """The searched model with its soft masks, rebuilt, in eval mode; tensors are copied.
+
+        Token masks are of the kind `log`, whatever they were in the search.
+        """
         dense = self.spec.build()
         dense.load_state_dict(self.weights)
         masked = family_of(self.spec).masked(dense, self.spec)

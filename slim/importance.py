@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from slim.errors import SlimError
 from slim.masked_model import MaskedModel
 from slim.modes import evaluating
 from slim.ranking import Scores
@@ -25,7 +26,12 @@ def taylor(
         masked: With masks at 1 or as a search left them; left as it was.
         batches: Images (B, C, H, W) and labels (B,).
         objective: The loss.
+
+    Raises:
+        SlimError: If the token masks are tanh of their parameters.
     """
+    if masked.token_mask_kind == "tanh":
+        raise SlimError("Taylor scores need token masks of the kind log, not tanh")
     live = masked.live_masks()
     masks = [*live.tokens, *live.mhsa, *live.mlp]
     totals = [torch.zeros_like(mask) for mask in masks]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from slim.architecture import Architecture
+from slim.errors import SlimError
 from slim.ranking import Scores
 from slim.spec import ModelSpec
 
@@ -73,8 +74,8 @@ class MaskedModel(nn.Module, ABC):
         return [self.vit.get_submodule(name) for name in self.spec.block_names]
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that get no weight decay, as timm's models tell."""
-        return {f"vit.{name}" for name in self.vit.no_weight_decay()}
+        """Parameters that get no weight decay: those that timm's model tells, and the masks."""
+        return {f"vit.{name}" for name in self.vit.no_weight_decay()} | set(self.mask_parameters())
 
     def live_masks(self) -> Scores:
         """The mask parameters themselves, by dimension and block."""
@@ -95,7 +96,13 @@ class MaskedModel(nn.Module, ABC):
 
     @torch.no_grad()
     def set_masks(self, masks: Scores) -> None:
-        """Give every mask a value; the shapes are those of `masks`."""
+        """Give every mask a value; the shapes are those of `masks`.
+
+        Raises:
+            SlimError: If the token masks are tanh of their parameters.
+        """
+        if self.token_mask_kind == "tanh":
+            raise SlimError("token masks of the kind tanh cannot be set; attach the kind log")
         live = self.live_masks()
         for dimension in ("tokens", "mhsa", "mlp"):
             ours, theirs = getattr(live, dimension), getattr(masks, dimension)

@@ -27,7 +27,7 @@ def round_widths(
 
     Args:
         architecture: What a budget selected, or any other of the same model.
-        scores: What decides; usually `checkpoint.masks`.
+        scores: What decides; usually `checkpoint.ranking`.
         head_multiple: Dimensions; 1 leaves heads as they are.
         unit_multiple: MLP units; 1 leaves MLPs as they are.
 

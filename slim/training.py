@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from slim.processes import Processes, without_averaging
 from slim.recipe import Recipe
 from slim.seeds import derive_seed
 from slim.targets import Targets
-from slim.tasks import Preprocessing, Task
+from slim.tasks import SPLITS, Preprocessing, Task
 from slim.training_state import reading_state, write_state
 
 STATE_SECONDS = 300.0
@@ -199,6 +199,7 @@ class Training:
                 "history": [astuple(epoch) for epoch in self.history],
                 "running": astuple(self.running),
                 "steps": self.steps,
+                "made_with": self._made_with(),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
@@ -219,6 +220,9 @@ class Training:
                     f"its epochs have {state['steps']} steps, these {self.steps}, so batch size, "
                     "processes or data differ"
                 )
+            differing = self._differing(state["made_with"])
+            if differing:
+                raise ValueError(f"it was written with other values of {differing}")
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
@@ -337,6 +341,18 @@ class Training:
     def _note_state(self, path: Path) -> None:
         """Remember the last state for what an error says."""
         self.saved = f"its last state, after {self._place(self._taken())}, is {path}"
+
+    def _made_with(self) -> dict[str, Any]:
+        """What must be the same for a state to be gone on from, as plain values."""
+        recipe = asdict(self.recipe) | {"accumulation": None}  # changes no step
+        return recipe | {"seed": self.seed, "data": self.task.name, "images": self._sizes()}
+
+    def _sizes(self) -> list[int]:
+        return [self.task.size(split) for split in SPLITS]
+
+    def _differing(self, made_with: dict[str, Any]) -> str:
+        ours = self._made_with()
+        return ", ".join(name for name in ours if made_with.get(name) != ours[name])
 
     def _taken(self) -> int:
         """Optimizer steps taken in all."""

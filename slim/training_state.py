@@ -44,6 +44,8 @@ def reading_state(path: Path, device: torch.device) -> Iterator[dict[str, Any]]:
     """
     try:
         yield torch.load(path, map_location=device, weights_only=True)
+    except (torch.OutOfMemoryError, PermissionError):
+        raise
     except UNREADABLE as error:
         line = " ".join(str(error).split())[:200]
         raise FileFormatError(

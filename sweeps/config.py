@@ -139,7 +139,7 @@ class SearchConfig(TrainConfig):
         token_mask: How a soft token mask acts: `log` is added to the scores of the softmax, `tanh`
             multiplies tokens as in the paper.
         score: What ranks after the search: the `mask` itself, or `taylor`, its first-order worth
-            to the loss.
+            to the loss (with token masks of the kind `log`).
         score_images: Training images for `taylor`.
         penalty: Weights of the l1 penalties, each on the mean mask of its dimension.
         distillation: Share of the loss that follows the dense model's soft outputs.
@@ -166,7 +166,8 @@ class ShareConfig(TrainConfig):
 
     Args:
         epochs: Passes over the train split, 0 for none: then budgets are cut from the search.
-        networks: Random networks in each step.
+        networks: Random networks in each step. Stochastic depth and gradient checkpointing reach
+            the full-size network alone.
         distillation: Share of the loss that follows the dense model's soft outputs.
         temperature: Divides the logits before the soft outputs.
     """
@@ -186,6 +187,7 @@ class FinetuneConfig(TrainConfig):
 
     Args:
         repair_images: Training images for the closed-form repair before fine-tuning, 0 for none.
+            The repair is taken back where val says that it does not help.
         distillation: Share of the loss that follows the dense model's soft outputs.
         temperature: Divides the logits before the soft outputs.
     """

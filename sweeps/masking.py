@@ -65,7 +65,7 @@ def search_masks(
         batches = task.calibration_batches(
             preprocessing,
             options.recipe().augmentation,
-            options.batch_size,
+            max(1, options.batch_size // options.accumulation),
             options.score_images,
             config.seed,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from torch import nn
 
 import slim
@@ -178,7 +179,9 @@ class Run:
         try:
             with naming_stage(name):
                 self._follow(name, run, trained, epochs)
-        except slim.SlimError as error:
+        except InterruptedRun:
+            raise
+        except Exception as error:
             self.tracker.tags(run, {"reason": str(error)[:500]})
             self.tracker.finish(run, FAILED)
             raise
@@ -339,15 +342,21 @@ def _check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], n
     model = make_dense(config, task, weights=False)
     config = replace(config, space=space_for(config.space, read_spec(model)))
     _check_budgets(config, model)
+    if (config.search.token_mask, config.search.score) == ("tanh", "taylor"):
+        raise InputError("--search.score taylor needs --search.token_mask log, not tanh")
     for name in ("dense", "search", "share", "finetune", "transfer"):
         options = getattr(config, name)
-        for trained in transfers if name == "transfer" else [task]:
-            _check_batch(name, options.batch_size, trained)
+        epochs = dense_epochs(config) if name == "dense" else options.epochs
+        if not epochs:
+            continue
         try:
-            recipe = replace(options, epochs=options.epochs or 1).recipe()
+            recipe = replace(options, epochs=epochs).recipe()
+            for trained in transfers if name == "transfer" else [task]:
+                _check_batch(name, options.batch_size, trained)
+                trained.check_augmentation(_ANY_IMAGE, recipe.augmentation)
             fit_for_any_model = replace(recipe, layer_decay=1.0, grad_checkpointing=False)
             Training(nn.Linear(1, 1), task, _ANY_IMAGE, fit_for_any_model)
-        except slim.RecipeError as error:
+        except (slim.RecipeError, slim.TaskError) as error:
             raise InputError(f"--{name}: {error}") from error
         except (AssertionError, ValueError, RuntimeError) as error:
             raise InputError(
@@ -361,10 +370,11 @@ def _check_budgets(config: SweepConfig, model: nn.Module) -> None:
     """Every budget that may be asked must be one that the model can meet."""
     space = config.space
     smallest = slim.Budget(space.tokens_min, space.mhsa_min, space.mlp_min)
-    masks = slim.attach_masks(model).masks()
+    spec = read_spec(model)
+    alike = slim.Scores.fill(spec, torch.ones)
     for budget in [*first_budgets(config), smallest]:
         try:
-            select(read_spec(model), masks, budget)
+            select(spec, alike, budget)
         except slim.BudgetError as error:
             raise InputError(f"--space: {error}") from error
 
@@ -400,6 +410,8 @@ def _resumed_config(command: Command) -> SweepConfig:
     asked = command.config
     stored = RunFolder.open(asked.storage, str(command.resume)).read_config()
     before, now = flatten(stored.to_dict()), flatten(asked.to_dict())
+    if before["space.tokens_min"] == 1:  # as `space_for` has it for a model that keeps its tokens
+        now["space.tokens_min"] = 1.0
     fixed = command.given - MAY_CHANGE - {"trials", "name"}
     changed = [name for name in sorted(fixed) if now[name] != before[name]]
     if changed:

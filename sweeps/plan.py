@@ -169,7 +169,7 @@ def probe_speed(
     batches = task.train_batches(
         preprocessing, config.finetune.recipe().augmentation, config.finetune.batch_size, 0, 0
     )
-    images, started = 0, 0.0
+    images, started = 0, time.monotonic()
     for step, (batch, labels) in enumerate(batches):
         if step == 1:  # the first step warms up
             images, started = 0, time.monotonic()

@@ -64,8 +64,7 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     torch.manual_seed(job.config.seed)
     vit = slim.extract(checkpoint, architecture).to(device)
     teacher = receive_teacher(shared).to(device)
-    repair_by_images(vit, teacher, task, job)
-    untrained = top1(vit, task, "val", shared.preprocessing, device=device)
+    untrained = repair_where_it_helps(vit, teacher, task, job, device)
     yield figures | _progress(0, untrained, started)
     objective: Objective = cross_entropy
     if options.distillation:
@@ -94,18 +93,33 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     yield figures | _progress(options.epochs, accuracy, started)
 
 
-def repair_by_images(vit: nn.Module, teacher: nn.Module, task: Task, job: TrialJob) -> None:
-    """Repair a fresh subnetwork towards the dense model, on as many training images as asked."""
+def repair_where_it_helps(
+    vit: nn.Module, teacher: nn.Module, task: Task, job: TrialJob, device: str
+) -> float:
+    """Repair a fresh subnetwork towards the dense model, unless it is better as it is.
+
+    Weights that were shared by many budgets may have left the dense model's stream behind.
+
+    Returns:
+        Top-1 on val of what is kept.
+    """
     options = job.config.finetune
+    fresh = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
+    unrepaired = top1(vit, task, "val", job.shared.preprocessing, device=device)
     batches = task.calibration_batches(
         job.shared.preprocessing,
         options.recipe().augmentation,
-        options.batch_size,
+        max(1, options.batch_size // options.accumulation),
         options.repair_images,
         job.config.seed,
     )
-    if batches:
-        slim.repair(vit, teacher, [images for images, _ in batches])
+    if not batches:
+        return unrepaired
+    slim.repair(vit, teacher, [images for images, _ in batches])
+    repaired = top1(vit, task, "val", job.shared.preprocessing, device=device)
+    if repaired < unrepaired:
+        vit.load_state_dict(fresh)
+    return max(repaired, unrepaired)
 
 
 def _progress(epochs: int, accuracy: float, started: float) -> dict[str, Any]:

@@ -95,6 +95,20 @@ class ArrayTask(Task):
         mean, std = train.mean(axis=(0, 2, 3)), train.std(axis=(0, 2, 3))
         return tuple(mean.tolist()), tuple(np.maximum(std, 1e-6).tolist())
 
+    def check_augmentation(self, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
+        """See `Task.check_augmentation`."""
+        del preprocessing
+        in_memory = Augmentation(
+            affine=augmentation.affine,
+            hflip=augmentation.hflip,
+            aug_repeats=augmentation.aug_repeats,
+        )
+        if augmentation != in_memory:
+            raise TaskError(
+                f"data {self.name} lies in memory; auto_augment, color_jitter, random_erasing and "
+                "crop_scale need an image folder"
+            )
+
     def train_batches(
         self,
         preprocessing: Preprocessing,
@@ -111,16 +125,7 @@ class ArrayTask(Task):
         Raises:
             TaskError: If the augmentation needs an image folder, or no batch can be filled.
         """
-        in_memory = Augmentation(
-            affine=augmentation.affine,
-            hflip=augmentation.hflip,
-            aug_repeats=augmentation.aug_repeats,
-        )
-        if augmentation != in_memory:
-            raise TaskError(
-                f"data {self.name} lies in memory; auto_augment, color_jitter, random_erasing and "
-                "crop_scale need an image folder"
-            )
+        self.check_augmentation(preprocessing, augmentation)
         steps = self.steps_per_epoch(batch_size, world_size)
         if not steps:
             raise TaskError(

@@ -78,6 +78,10 @@ class FolderTask(Task):
         """ImageNet's mean and standard deviation, the convention for photographs."""
         return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+    def check_augmentation(self, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
+        """See `Task.check_augmentation`."""
+        _train_transform(preprocessing, augmentation)
+
     def train_batches(
         self,
         preprocessing: Preprocessing,

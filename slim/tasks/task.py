@@ -146,6 +146,14 @@ class Task(ABC):
             last batch is left out.
         """
 
+    @abstractmethod
+    def check_augmentation(self, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
+        """Refuse distortions that these data cannot take, before anything trains.
+
+        Raises:
+            TaskError: If one is unknown, or needs another kind of data.
+        """
+
     def calibration_batches(
         self,
         preprocessing: Preprocessing,

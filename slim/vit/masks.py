@@ -104,10 +104,24 @@ class MaskedBlock(nn.Module):
         log_mask = torch.where(self.kept > 0, log_mask, DROPPED)
         return F.pad(log_mask, (self.num_prefix_tokens, 0))
 
+    def scaled(self, x: Tensor) -> Tensor:
+        """What enters a branch, behind its norm: (B, N, D)."""
+        return x
+
+    def attention_branch(self, x: Tensor) -> Tensor:
+        """What attention adds to the stream: (B, N, D)."""
+        out: Tensor = self.ls1(self.attn(self.scaled(self.norm1(x)), self.log_token_mask()))
+        return out
+
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        """What the MLP adds to the stream: (B, N, D)."""
+        out: Tensor = self.ls2(self.mlp(self.scaled(self.norm2(x))))
+        return out
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, N, D) to (B, N, D); masked tokens stay in it but nobody attends to them."""
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), self.log_token_mask())))
-        x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        x = x + self.drop_path1(self.attention_branch(x))
+        x = x + self.drop_path2(self.mlp_branch(x))
         return x
 
 
@@ -125,14 +139,10 @@ class TanhMaskedBlock(MaskedBlock):
         """Of all tokens: (N,), 0 for those that stay, whatever scales them."""
         return F.pad(torch.where(self.kept > 0, 0.0, DROPPED), (self.num_prefix_tokens, 0))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, N, D) to (B, N, D)."""
-        scale = F.pad(self.token_mask.tanh(), (self.num_prefix_tokens, 0), value=1.0)[:, None]
-        scale = scale.to(x.dtype)
-        attended = self.attn(self.norm1(x) * scale, self.log_token_mask())
-        x = x + self.drop_path1(self.ls1(attended))
-        x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x) * scale)))
-        return x
+    def scaled(self, x: Tensor) -> Tensor:
+        """Patches times their masks: (B, N, D)."""
+        scale = F.pad(self.token_mask.tanh(), (self.num_prefix_tokens, 0), value=1.0)
+        return x * scale.to(x.dtype)[:, None]
 
 
 class MaskedVisionTransformer(MaskedModel):

@@ -22,10 +22,10 @@ def enter(model: Any, name: str, x: Tensor) -> Tensor:
 
 def branch(block: Any, name: str, x: Tensor) -> Tensor:
     """What a block's branch, `attn` or `mlp`, adds to the stream."""
-    if name == "mlp":
-        out: Tensor = block.ls2(block.mlp(block.norm2(x)))
-    elif isinstance(block, MaskedBlock):
-        out = block.ls1(block.attn(block.norm1(x), block.log_token_mask()))
+    if isinstance(block, MaskedBlock):
+        return block.attention_branch(x) if name == "attn" else block.mlp_branch(x)
+    if name == "attn":
+        out: Tensor = block.ls1(block.attn(block.norm1(x)))
     else:
-        out = block.ls1(block.attn(block.norm1(x)))
+        out = block.ls2(block.mlp(block.norm2(x)))
     return out

@@ -5,6 +5,7 @@ import math
 import pytest
 import timm
 import torch
+from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -13,14 +14,17 @@ from slim import (
     Architecture,
     Budget,
     MaskCheckpoint,
+    SlimError,
     UnsupportedModelError,
     attach_masks,
     extract,
     load,
     save,
+    taylor,
 )
 from slim.masked_model import SMALLEST_TOKEN_MASK
 from slim.search import Penalty, penalty_of
+from slim.vit.stream import branch, embed
 from tests.slim.architectures import uneven
 from tests.slim.families import (
     FAMILIES,
@@ -277,6 +281,40 @@ def test_the_papers_token_masks_scale_patches_and_mean_the_same_once_hard(family
     hard = attach_masks(dense(family)).harden(architecture)
     with torch.no_grad():
         torch.testing.assert_close(source.harden(architecture)(x), hard(x))
+
+
+def test_repair_follows_a_model_with_the_papers_token_masks():
+    model = attach_masks(dense("vit", dtype=torch.float64), token_mask="tanh")
+    with torch.no_grad():
+        for block in model.blocks:
+            block.token_mask.copy_(torch.linspace(-1, 2, len(block.token_mask)))
+    x = images(model.spec, torch.float64, batch=8)
+    stream = embed(model.vit, x)
+    for block in model.blocks:
+        after = stream + branch(block, "attn", stream)
+        after = after + branch(block, "mlp", after)
+        torch.testing.assert_close(after, block(stream))
+        stream = after
+
+
+def test_masks_of_the_papers_kind_are_neither_set_nor_scored():
+    model = attach_masks(dense("vit"), token_mask="tanh")
+    with pytest.raises(SlimError, match="log"):
+        model.set_masks(model.masks())
+    with pytest.raises(SlimError, match="log"):
+        taylor(model, [])
+
+
+def test_timms_own_optimizer_leaves_masks_without_weight_decay():
+    model = masked("vit")
+    decayed = {
+        id(p)
+        for group in create_optimizer_v2(model, weight_decay=0.05).param_groups
+        for p in group["params"]
+        if group["weight_decay"]
+    }
+    assert decayed
+    assert not decayed & {id(mask) for mask in model.mask_parameters().values()}
 
 
 def test_the_papers_token_masks_are_penalised_by_their_tanh_and_not_clamped():

@@ -14,7 +14,7 @@ from slim import FileFormatError, StoppedTraining
 from slim.recipe import Recipe
 from slim.search import Penalty, search_training
 from slim.training import Training, cross_entropy
-from tests.slim.bars import PREPROCESSING, bars, tiny_vit
+from tests.slim.bars import PREPROCESSING, assert_equal, bars, copy_of, tiny_vit
 from tests.slim.damage import Payload
 from tests.slim.trainings import (
     FULL,
@@ -209,6 +209,9 @@ def truncated(path: Path) -> None:
         lambda path: save_of(path, tiny_vit(embed_dim=8)),
         lambda path: save_of(path, recipe=replace(PLAIN, weight_decay=0.1)),
         lambda path: save_of(path, recipe=replace(PLAIN, batch_size=8)),
+        lambda path: save_of(path, recipe=replace(PLAIN, lr=0.5)),
+        lambda path: save_of(path, recipe=replace(PLAIN, mixup=0.8)),
+        lambda path: training_of(seed=7).save_state(path),
     ],
 )
 def test_a_state_of_something_else_is_refused_in_one_line(spoil, tmp_path):
@@ -220,6 +223,15 @@ def test_a_state_of_something_else_is_refused_in_one_line(spoil, tmp_path):
             list(training_of().resumable_epochs(state))
     assert len(str(error.value).splitlines()) == 1
     assert str(state) in str(error.value)
+
+
+def test_a_refused_state_leaves_the_model_as_it_was(tmp_path):
+    save_of(tmp_path / "training.pt", tiny_vit(seed=9), replace(PLAIN, lr=0.5))
+    training = training_of()
+    before = copy_of(training.model)
+    with pytest.raises(FileFormatError, match="other values of lr"):
+        training.load_state(tmp_path / "training.pt")
+    assert_equal(copy_of(training.model), before)
 
 
 def test_a_state_of_other_steps_says_why(tmp_path):
