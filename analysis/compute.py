@@ -14,6 +14,7 @@ STAGES = {
     "trials": "Trials",
     "transfer": "Transfer",
 }
+ALWAYS = ("dense", "search", "trials", "transfer")
 _COLOURS = {
     "COMPLETE": theme.BLUE,
     "PRUNED": theme.ORANGE,
@@ -64,7 +65,7 @@ def compute_sentence(data: ComputeData) -> str:
         f"All workers together computed for {wording.duration(total)}; the largest part was "
         f"{STAGES[largest].lower()} ({wording.share(data.seconds[largest] / total)})."
     ]
-    missing = [STAGES[kind].lower() for kind in STAGES if kind not in data.seconds]
+    missing = [STAGES[kind].lower() for kind in ALWAYS if kind not in data.seconds]
     if missing:
         told.append(f"No time is logged for {wording.listed(missing)}.")
     if data.states:

@@ -1,14 +1,11 @@
 """Choosing a subnetwork's run-time layout by name, or by measuring where it will run."""
 
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torch.utils.benchmark import Timer
+from torch import nn
 
 from slim.attention import SlimAttention
 from slim.errors import SlimError
-from slim.layouts import LAYOUTS
+from slim.latency import latency
+from slim.layouts import DEFAULT_LAYOUT, LAYOUTS
 
 
 def use_layout(vit: nn.Module, layout: str) -> None:
@@ -28,29 +25,23 @@ def use_layout(vit: nn.Module, layout: str) -> None:
             module.layout = layout
 
 
-def fastest_layout(vit: nn.Module, images: Tensor, seconds: float = 1.0) -> str:
+def fastest_layout(vit: nn.Module, batch_size: int = 1, runs: int = 20) -> str:
     """Measure every layout where the subnetwork is, and leave it in the fastest.
 
     Args:
-        vit: A subnetwork.
-        images: A batch (B, C, H, W) as it will be served, on the same device.
-        seconds: How long each layout is measured.
+        vit: A subnetwork; without attention whose heads differ it is not measured.
+        batch_size: Of the batches that it will serve.
+        runs: Timed runs of each layout, after some to warm up.
 
     Returns:
         The name of the layout.
     """
+    if not any(isinstance(module, SlimAttention) for module in vit.modules()):
+        return DEFAULT_LAYOUT
     medians = {}
     for layout in LAYOUTS:
         use_layout(vit, layout)
-        medians[layout] = _median_seconds(vit, images, seconds)
+        medians[layout] = latency(vit, batch_size, runs=runs, warmup=3).median_ms
     fastest = min(medians, key=medians.__getitem__)
     use_layout(vit, fastest)
     return fastest
-
-
-def _median_seconds(vit: nn.Module, images: Tensor, seconds: float) -> float:
-    """Of one forward pass without gradients; the timer waits for an accelerator."""
-    names: dict[str, Any] = {"vit": vit, "images": images}
-    timer = Timer("vit(images)", globals=names, num_threads=torch.get_num_threads())
-    with torch.no_grad():
-        return float(timer.blocked_autorange(min_run_time=seconds).median)

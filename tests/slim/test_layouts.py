@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from slim import Architecture, SlimError, extract
+from slim import Architecture, Latency, SlimError, extract
 from slim.attention import HeadNorm, SlimAttention
 from slim.layout_choice import fastest_layout, use_layout
 from slim.layouts import DEFAULT_LAYOUT, LAYOUTS, join_heads, share_out, split_heads
 from slim.subnetwork import build_subnetwork
 from tests.slim.architectures import NAMED, architectures, uneven
 from tests.slim.bars import copy_of
-from tests.slim.families import checkpoint, images, spec_of
+from tests.slim.families import checkpoint, dense, images, spec_of
 
 WIDTHS = (1, 1, 3, 16, 17, 20)
 
@@ -156,19 +156,25 @@ def layouts_of(vit: torch.nn.Module) -> set[str]:
 def test_the_fastest_of_all_layouts_is_left_in_place(monkeypatch):
     vit = build_subnetwork(uneven(spec_of("vit")))
     assert layouts_of(vit) == {DEFAULT_LAYOUT}
-    seconds = {"per_head": 3.0, "grouped": 2.0, "near": 1.0, "padded": 4.0}
+    medians = {"per_head": 3.0, "grouped": 2.0, "near": 1.0, "padded": 4.0}
 
-    def measured(vit: torch.nn.Module, images: Tensor, _: float) -> float:
-        return seconds[layouts_of(vit).pop()]
+    def measured(vit: torch.nn.Module, batch_size: int, **_: int) -> Latency:
+        median = medians[layouts_of(vit).pop()]
+        return Latency(median, median, median, batch_size, "cpu", 1, 1)
 
-    monkeypatch.setattr("slim.layout_choice._median_seconds", measured)
-    assert fastest_layout(vit, images(spec_of("vit"))) == "near"
+    monkeypatch.setattr("slim.layout_choice.latency", measured)
+    assert fastest_layout(vit) == "near"
     assert layouts_of(vit) == {"near"}
 
 
 def test_layouts_are_measured_on_the_network():
     vit = build_subnetwork(uneven(spec_of("vit"))).eval()
-    assert fastest_layout(vit, images(spec_of("vit")), seconds=0.01) in LAYOUTS
+    assert fastest_layout(vit, batch_size=2, runs=2) in LAYOUTS
+    assert len(layouts_of(vit)) == 1
+
+
+def test_a_network_without_such_attention_is_not_measured():
+    assert fastest_layout(dense("swin")) == DEFAULT_LAYOUT
 
 
 def test_an_unknown_layout_is_refused_by_name():

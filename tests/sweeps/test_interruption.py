@@ -49,6 +49,8 @@ def test_an_interrupted_run_keeps_finished_trials_and_resumes(tmp_path: Path) ->
         "16",
         "--search.batch_size",
         "16",
+        "--share.batch_size",
+        "16",
         "--finetune.batch_size",
         "16",
     ]
@@ -77,5 +79,6 @@ def test_an_interrupted_run_keeps_finished_trials_and_resumes(tmp_path: Path) ->
     finished = trials.iloc[: len(kept)].drop(columns="test_top1")
     pd.testing.assert_frame_equal(finished, kept.drop(columns="test_top1"))
     states = run_states(tmp_path)
-    assert set(states) == {"stopped", "dense", "search", *(f"trial-{n}" for n in range(5))}
+    stages = {"stopped", "dense", "search", "share"}
+    assert set(states) == stages | {f"trial-{n}" for n in range(5)}
     assert set(states.values()) == {"FINISHED"}
