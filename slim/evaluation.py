@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from slim.modes import evaluating
 from slim.processes import Processes
 from slim.tasks import Preprocessing, Task
 
@@ -30,16 +31,15 @@ def top1(
         device: Where.
         processes: Share the split's images; each gets the accuracy on all of them.
     """
-    was_training = model.training
-    model.eval()
     right = torch.zeros((), dtype=torch.int64, device=device)
     total = 0
-    for images, labels in task.eval_batches(
+    batches = task.eval_batches(
         split, preprocessing, batch_size, processes.rank, processes.world_size
-    ):
-        predicted = model(images.to(device, non_blocking=True)).argmax(dim=-1)
-        right += (predicted == labels.to(device, non_blocking=True)).sum()
-        total += len(labels)
-    model.train(was_training)
+    )
+    with evaluating(model):
+        for images, labels in batches:
+            predicted = model(images.to(device, non_blocking=True)).argmax(dim=-1)
+            right += (predicted == labels.to(device, non_blocking=True)).sum()
+            total += len(labels)
     all_right, all_images = processes.sums([float(right), float(total)], device)
     return 100.0 * all_right / all_images

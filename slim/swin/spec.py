@@ -16,6 +16,10 @@ LARGEST, DEEPEST = 1 << 20, 1 << 10
 POOLINGS = ("avg", "max", "avgmax")
 
 
+# Tokens of a window; its relative positions take the square of it in memory.
+LARGEST_WINDOW = 1 << 12
+
+
 @dataclass(frozen=True)
 class SwinSpec(ModelSpec, family="swin"):
     """What it takes to build one dense Swin Transformer of timm.
@@ -196,8 +200,9 @@ class SwinSpec(ModelSpec, family="swin"):
             raise FileFormatError("model spec is inconsistent: img/patch size")
         for stage, size in enumerate(self.window_size):
             grid = self.grid(stage)
-            largest = (1 << 8, 1 << 8) if self.always_partition else grid
-            if not (1 <= size[0] <= largest[0] and 1 <= size[1] <= largest[1]):
+            widest = (1 << 8, 1 << 8) if self.always_partition else grid
+            fits = 1 <= size[0] <= widest[0] and 1 <= size[1] <= widest[1]
+            if not fits or size[0] * size[1] > LARGEST_WINDOW:
                 raise FileFormatError(
                     f"model spec field window_size={size} of stage {stage} does not fit its grid"
                 )

@@ -205,7 +205,7 @@ class MaskedVisionTransformer(MaskedModel):
 
 def _masked_norm(norm: Any, x: Tensor, kept: Tensor) -> Tensor:
     """A qk-norm with statistics over each head's kept dimensions: (B, H, N, d) to the same."""
-    if isinstance(norm, nn.Identity) or bool(kept.all()):
+    if bool(kept.all()):
         normed: Tensor = norm(x)
         return normed
     keep = kept[:, None, :]  # (H, 1, d)
