@@ -10,7 +10,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from sweeps.config import SweepConfig, flatten, from_dict
+from sweeps.config import SweepConfig, flatten, from_dict, resolved
 from sweeps.errors import InputError
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -21,7 +21,7 @@ class Command:
     """What the user asked for.
 
     Args:
-        config: All values, paths made absolute.
+        config: All values, defaults that depend on others filled in, paths made absolute.
         resume: Name of the run to go on with, or None.
         given: Dotted names of the values that the command line or the YAML gave.
         dry_run: "", "text" or "json".
@@ -53,7 +53,7 @@ def parse(arguments: list[str]) -> Command:
     for name in (config.name, resume):
         check_name(name)
     known = frozenset(given & flatten(config.to_dict()).keys())
-    return Command(absolute_paths(config), resume, known, values.dry_run)
+    return Command(absolute_paths(resolved(config)), resume, known, values.dry_run)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -168,10 +168,11 @@ def _instantiate(parser: ArgumentParser, values: Namespace) -> SweepConfig:
 
 
 def _normalised(arguments: list[str]) -> list[str]:
-    """Accept `-` and `_` alike within option names: `--tracking_uri`, `--search.mask-lr`."""
+    """Accept `-` and `_` alike in option names, `--space` for the dimensions of the space."""
     changed = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
+        name = "--space.dimensions" if name == "--space" else name
         if name.startswith("--") and "." in name:
             name = "--" + name[2:].replace("-", "_")
         elif name.startswith("--"):

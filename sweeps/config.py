@@ -1,6 +1,6 @@
 """Every value of an experiment, with its meaning and its default."""
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from jsonargparse.typing import (
@@ -165,14 +165,15 @@ class ShareConfig(TrainConfig):
     smallest of the space and random ones between, all on the same weights.
 
     Args:
-        epochs: Passes over the train split, 0 for none: then budgets are cut from the search.
+        epochs: Passes over the train split, 0 for none: then budgets are cut from the search;
+            default: 4, and 0 with the method `retrain`.
         networks: Random networks in each step. Stochastic depth and gradient checkpointing reach
             the full-size network alone.
         distillation: Share of the loss that follows the dense model's soft outputs.
         temperature: Divides the logits before the soft outputs.
     """
 
-    epochs: NonNegativeInt = 0
+    epochs: NonNegativeInt | None = None
     lr: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.02
     warmup_epochs: NonNegativeFloat = 0.2
@@ -182,21 +183,50 @@ class ShareConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
+class JudgeConfig:
+    """The study of budgets that are extracted and evaluated on val without training of their own.
+
+    Args:
+        budgets: To judge, 0 for none; default: 240, and 0 with the method `retrain`.
+        sampler: Optuna's sampler that picks them, and the trained ones after the first: `tpe`,
+            `gp` or `random`.
+        batch: Budgets proposed at once; the same for any number of workers, so that these do not
+            change what is judged.
+        start: Share of the trials that start from the judged front, spread over the MACs; the
+            sampler goes on from there.
+        trust: Kendall's tau between judged and trained accuracy below which trials are added.
+        extra_trials: How many, when the two disagree; default: a third of the trials.
+    """
+
+    budgets: NonNegativeInt | None = None
+    sampler: Literal["tpe", "gp", "random"] = "tpe"
+    batch: PositiveInt = 16
+    start: ClosedUnitInterval = 0.7
+    trust: ClosedUnitInterval = 0.5
+    extra_trials: NonNegativeInt | None = None
+
+
+@dataclass(frozen=True)
 class FinetuneConfig(TrainConfig):
     """Repair and fine-tuning of each subnetwork, distilled from the dense model.
 
     Args:
-        repair_images: Training images for the closed-form repair before fine-tuning, 0 for none.
-            The repair is taken back where val says that it does not help.
+        epochs: Passes over the train split; default: 1 after weight sharing, else 4.
+        repair_images: Training images for the closed-form repair before fine-tuning, 0 for none;
+            default: 512, and none after weight sharing. The repair is taken back where val says
+            that it does not help.
+        reduction: Early stopping: of the trials that come to a rung (epochs / reduction, epochs /
+            reduction^2, ...) one of so many goes on, by non-dominated rank; 0 for no stopping.
         distillation: Share of the loss that follows the dense model's soft outputs.
         temperature: Divides the logits before the soft outputs.
     """
 
-    epochs: PositiveInt = 4
+    epochs: PositiveInt | None = None
     lr: PositiveFloat = 7e-4
     weight_decay: NonNegativeFloat = 0.02
     warmup_epochs: NonNegativeFloat = 0.2
-    repair_images: NonNegativeInt = 512
+    repair_images: NonNegativeInt | None = None
+    reduction: NonNegativeInt = 0
     distillation: ClosedUnitInterval = 0.9
     temperature: PositiveFloat = 2.0
 
@@ -220,13 +250,16 @@ class SpaceConfig:
     """Where the sampler may look, and where it starts.
 
     Args:
+        dimensions: Those that are cut, comma-separated; `--space=mhsa` is short for this.
         tokens_min: Smallest token budget; the largest is 1. A model that cannot drop tokens has 1.
         mhsa_min: Smallest MHSA budget; the largest is 1.
         mlp_min: Smallest MLP budget; the largest is 1.
-        uniform: Budgets tried first, each for all three dimensions alike, after the dense one; a
-            dimension whose smallest budget is 1 stays whole.
+        uniform: Budgets judged first (tried first, where none are judged), each for all
+            dimensions alike, after the dense one; a dimension whose smallest budget is 1 stays
+            whole.
     """
 
+    dimensions: str = "tokens,mhsa,mlp"
     tokens_min: Fraction = 0.3
     mhsa_min: Fraction = 0.15
     mlp_min: Fraction = 0.1
@@ -248,7 +281,17 @@ class SweepConfig:
         weights: Local file (safetensors or state dict) with a named model's weights.
         cluster: `auto` joins the Ray cluster that the environment names or that runs here, else
             starts one; `local` always starts one; anything else is an address.
+        method: `share` trains shared weights once, judges many budgets on them and fine-tunes
+            the best; `retrain`, the paper's way, trains every budget alone and judges none.
         trials: Budgets to train, the dense one counted.
+        repeats: Trainings of each network of the front, each with its own seed; from 2 on,
+            `repeats.csv` has them all.
+        max_gmacs: Largest cost of a budget, in 1e9 MACs of one image.
+        max_params_m: Most parameters of a budget, in millions.
+        max_latency_ms: Longest time of one image on a worker's device, in milliseconds; measured
+            on every judged and every trained network.
+        target_gmacs: Costs, comma-separated, for each of which the best split among the
+            dimensions is sought; nothing else is judged or trained, but for the dense model.
         concurrency: Trials in flight at most; default: as many as the cluster holds, at most 64.
         cpus_per_trial: CPUs of one trial.
         gpus_per_trial: GPUs of one trial, a fraction to share one; default: 1 where the cluster
@@ -261,6 +304,7 @@ class SweepConfig:
         dense: Training of the dense model.
         search: The mask search.
         share: Weight-shared training of all budgets' networks.
+        judge: The study of budgets on shared weights.
         space: Budgets to look among.
         finetune: Fine-tuning of each subnetwork.
         transfer: Fine-tuning on other tasks.
@@ -273,7 +317,13 @@ class SweepConfig:
     pretrained: bool = True
     weights: str | None = None
     cluster: str = "auto"
+    method: Literal["share", "retrain"] = "share"
     trials: PositiveInt = 18
+    repeats: PositiveInt = 1
+    max_gmacs: PositiveFloat | None = None
+    max_params_m: PositiveFloat | None = None
+    max_latency_ms: PositiveFloat | None = None
+    target_gmacs: str | None = None
     concurrency: PositiveInt | None = None
     cpus_per_trial: PositiveInt = 1
     gpus_per_trial: NonNegativeFloat | None = None
@@ -285,6 +335,7 @@ class SweepConfig:
     dense: DenseConfig = field(default_factory=DenseConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     share: ShareConfig = field(default_factory=ShareConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     space: SpaceConfig = field(default_factory=SpaceConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
@@ -292,6 +343,31 @@ class SweepConfig:
     def to_dict(self) -> dict[str, Any]:
         """All values, nested as in the YAML."""
         return asdict(self)
+
+
+def resolved(config: SweepConfig) -> SweepConfig:
+    """Every default that depends on other values, filled in."""
+    sharing = config.method == "share"
+    share_epochs = _or(config.share.epochs, 4 if sharing else 0)
+    finetune, judge = config.finetune, config.judge
+    return replace(
+        config,
+        share=replace(config.share, epochs=share_epochs),
+        judge=replace(
+            judge,
+            budgets=_or(judge.budgets, 240 if sharing else 0),
+            extra_trials=_or(judge.extra_trials, config.trials // 3 if sharing else 0),
+        ),
+        finetune=replace(
+            finetune,
+            epochs=_or(finetune.epochs, 1 if share_epochs else 4),
+            repair_images=_or(finetune.repair_images, 0 if share_epochs else 512),
+        ),
+    )
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -29,17 +29,29 @@ from sweeps.dense import (
     saved_preprocessing,
     train_dense,
 )
+from sweeps.early_stopping import ParetoHalving
 from sweeps.errors import InputError, InterruptedRun
 from sweeps.front import pareto_front
+from sweeps.judged import JudgedStudy
+from sweeps.judging import judge_budgets
 from sweeps.masking import search_masks
 from sweeps.plan import Plan, make_plan, probe_speed
 from sweeps.progress import Progress, print_end
-from sweeps.publishing import log_transfer, publish_front, publish_reports
+from sweeps.publishing import log_transfer, publish_front, publish_judged, publish_reports
 from sweeps.recorder import Recorder
+from sweeps.repeats import RepeatRow, plan_repeats, repeat_trial, spread_of
 from sweeps.run_folder import RunFolder
 from sweeps.sharing import share_weights
+from sweeps.space import (
+    DIMENSIONS,
+    BudgetSpace,
+    smallest_budget,
+    space_for,
+    stand_in_scores,
+    uniform_budgets,
+)
 from sweeps.stages import naming_stage, spread, stream
-from sweeps.study import BudgetStudy, first_budgets, space_for
+from sweeps.study import BudgetStudy
 from sweeps.sweep import sweep_budgets
 from sweeps.tracking import FAILED, FINISHED, KILLED, Tracker
 from sweeps.transfer import finished_transfer, plan_transfer, run_transfer, transfer_tasks
@@ -111,6 +123,7 @@ class Run:
         self.config, self.folder, self.tracker = config, folder, tracker
         self.resources, self.task, self.transfers = resources, task, transfers
         self.task_reference = ray.put(task)
+        self.repeats: list[RepeatRow] = []
 
     def to_end(self, plan: Plan) -> int:
         """Run every stage that is not done; the exit code."""
@@ -144,12 +157,20 @@ class Run:
         inputs = (folder.dense, folder.search)
         self._training_stage("search", search_masks, epochs, folder.search, inputs)
         searched = folder.search
-        if self.config.share.epochs:
-            epochs, searched = self.config.share.epochs, folder.shared
+        if shared_epochs := int(self.config.share.epochs or 0):
+            epochs, searched = shared_epochs, folder.shared
             folders = (folder.dense, folder.search, folder.shared)
             self._training_stage("share", share_weights, epochs, folder.shared, folders)
         checkpoint = slim.MaskCheckpoint.load(searched)
-        rows = self._test(self._sweep(checkpoint))
+        dense = slim.load(folder.dense)
+        shared = broadcast(checkpoint, dense, self.task, saved_preprocessing(folder.dense))
+        job = TrialJob(self.config, shared, folder.models, folder.state / "trials")
+        space = BudgetSpace(self.config, checkpoint.spec, checkpoint.ranking)
+        judged = self._judge(job, JudgedStudy(folder.journal, self.config, space))
+        study = BudgetStudy(folder.journal, self.config, space, judged)
+        self._sweep(job, study, checkpoint)
+        self._repeat(job, pareto_front(study.rows()))
+        rows = self._test(study)
         front = pareto_front(rows)
         write_table(folder.path / "trials.csv", TrialRow, rows)
         write_table(folder.path / "front.csv", TrialRow, front)
@@ -208,28 +229,67 @@ class Run:
         self.tracker.reopen(run)
         return run
 
-    def _sweep(self, checkpoint: slim.MaskCheckpoint) -> BudgetStudy:
-        """Train budgets until there are as many as asked."""
-        config, folder = self.config, self.folder
-        study = BudgetStudy(folder.state / "study.journal", config)
-        if study.remaining() <= 0:
-            self.progress.skip("sweep")
+    def _judge(self, job: TrialJob, study: JudgedStudy) -> JudgedStudy:
+        """Judge budgets until there are as many as asked, and log them as one table."""
+        total = int(self.config.judge.budgets or 0)
+        if not total:
             return study
-        self.progress.begin("sweep")
-        dense = slim.load(folder.dense)
-        shared = broadcast(checkpoint, dense, self.task, saved_preprocessing(folder.dense))
-        job = TrialJob(config, shared, folder.models, folder.state / "trials")
-        recorder = Recorder(
-            study, self.tracker, folder, checkpoint, config.finetune.epochs, self._watch(study)
-        )
-        sweep_budgets(job, study, recorder, self.resources, folder, config.verbose)
+        if self.folder.recall("judged") == len(study.rows()):
+            self.progress.skip("judge")
+            return study
+        self.progress.begin("judge")
+        started = time.monotonic()
+        with naming_stage("judge"):
+            for done in judge_budgets(job, study, self.resources):
+                detail = f"{done}/{total} budgets, {len(study.front())} on their front"
+                self.progress.advance("judge", done / total, detail)
+        rows = study.rows()
+        publish_judged(self.tracker, self.folder, rows, study.front())
+        figures = {"judged": float(len(rows)), "judged_front": float(len(study.front()))}
+        seconds = {"judge_seconds": time.monotonic() - started}
+        self.tracker.metrics(self.tracker.parent, figures | seconds)
+        self.folder.remember("judged", len(rows))
         return study
 
-    def _watch(self, study: BudgetStudy) -> Callable[[str, int, dict[str, Any]], None]:
-        """Show what happens to trials."""
-        epochs: dict[int, int] = {row.trial: self.config.finetune.epochs for row in study.rows()}
+    def _sweep(self, job: TrialJob, study: BudgetStudy, checkpoint: slim.MaskCheckpoint) -> None:
+        """Train budgets until there are as many as asked."""
+        config, folder = self.config, self.folder
+        if study.remaining() <= 0:
+            self.progress.skip("sweep")
+            return
+        self.progress.begin("sweep")
+        epochs = int(config.finetune.epochs or 0)
+        reduction = config.finetune.reduction
+        stopper = ParetoHalving(study, epochs, reduction) if reduction else None
+        recorder = Recorder(
+            study, self.tracker, folder, checkpoint, epochs, stopper, self._watch(study, epochs)
+        )
+        sweep_budgets(job, study, recorder, stopper, self.resources, folder, config.verbose)
+        tau = study.rank_correlation()
+        if tau is not None:
+            self.tracker.metrics(self.tracker.parent, {"kendall_tau": tau})
+            self.progress.note(f"Kendall's tau between judged and trained accuracy: {tau:.2f}")
+
+    def _repeat(self, job: TrialJob, front: list[TrialRow]) -> None:
+        """Train the networks of the front again, with other seeds."""
+        todo = plan_repeats(front, self.config.repeats)
+        if not todo:
+            return
+        self.progress.begin("repeats")
+        folder = self.folder.state / "repeats"
+        jobs = [(row, repeat, job, folder) for row, repeat in todo]
+        most, resources = self.resources.concurrency, self.resources.trial
+        rows = []
+        for done, (_, result) in enumerate(spread(repeat_trial, jobs, most, **resources), 1):
+            rows.append(_raised(result))
+            self.progress.advance("repeats", done / len(jobs), f"training {done}/{len(jobs)}")
+        self.repeats = rows
+
+    def _watch(self, study: BudgetStudy, each: int) -> Callable[[str, int, dict[str, Any]], None]:
+        """Show what happens to trials of so many epochs each."""
+        epochs: dict[int, int] = {row.trial: each for row in study.rows()}
         running: set[int] = set()
-        total = self.config.trials * self.config.finetune.epochs
+        total = self.config.trials * each
 
         def watch(event: str, number: int, figures: dict[str, Any]) -> None:
             if event == "started":
@@ -238,9 +298,10 @@ class Run:
                 running.discard(number)
             epochs[number] = int(figures.get("epochs", epochs.get(number, 0)))
             self.progress.trials(study.rows(), len(running))
-            if event == "failed":
-                self.progress.note(f"trial {number} failed: {figures['reason']}")
-            if event in ("complete", "failed"):
+            if event in ("failed", "pruned"):
+                self.progress.note(f"trial {number} {event}: {figures['reason']}")
+                epochs[number] = each
+            if event in ("complete", "failed", "pruned"):
                 share = sum(epochs.values()) / total
                 self.progress.advance("sweep", share, f"trial {number} {event}")
 
@@ -259,10 +320,10 @@ class Run:
             slim.add_about(jobs[index][0], {"test_top1": known[missing[index]]})
             self.progress.advance("test", done / len(jobs), f"network {done}/{len(jobs)}")
         self.folder.remember("test_top1", known)
-        runs = self.folder.recall("trial_runs", {})
+        runs, epochs = self.folder.recall("trial_runs", {}), int(self.config.finetune.epochs or 0)
         for key in missing:
             run = runs[key] if key != "dense" else self.folder.recall("dense_run")
-            self.tracker.metrics(run, {"test_top1": known[key]}, step=self.config.finetune.epochs)
+            self.tracker.metrics(run, {"test_top1": known[key]}, step=epochs)
             for name in (slim.serving.HEADER, slim.serving.CARD):
                 folder = "dense" if key == "dense" else "model"
                 self.tracker.artifact(run, self._network(key) / name, folder)
@@ -270,7 +331,26 @@ class Run:
             cost = slim.count(architecture_of(slim.load(self.folder.dense)))
             figures = {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6}
             self.tracker.metrics(self.folder.recall("dense_run"), figures)
-        return [replace(row, test_top1=known.get(str(row.trial))) for row in study.rows()]
+        rows = [replace(row, test_top1=known.get(str(row.trial))) for row in study.rows()]
+        self._publish_repeats(rows, runs)
+        return rows
+
+    def _publish_repeats(self, rows: list[TrialRow], runs: dict[str, str]) -> None:
+        """Write repeats.csv; mean and spread go to the trials' runs."""
+        if not self.repeats:
+            return
+        again = {row.trial for row in self.repeats}
+        first = [
+            RepeatRow(row.trial, 0, row.gmacs, float(row.val_top1 or 0), float(row.test_top1 or 0))
+            for row in rows
+            if row.trial in again
+        ]
+        table = sorted([*first, *self.repeats], key=lambda row: (row.gmacs, row.trial, row.repeat))
+        write_table(self.folder.path / "repeats.csv", RepeatRow, table)
+        self.tracker.artifact(self.tracker.parent, self.folder.path / "repeats.csv")
+        for number in sorted(again):
+            figures = spread_of([row for row in table if row.trial == number])
+            self.tracker.metrics(runs[str(number)], figures)
 
     def _network(self, key: str) -> Path:
         """Folder of a trial's network, or of the dense one."""
@@ -340,6 +420,7 @@ def _check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], n
         raise InputError(f"--data: {error}") from error
     transfers = transfer_tasks(config)
     model = make_dense(config, task, weights=False)
+    _check_method(config)
     config = replace(config, space=space_for(config.space, read_spec(model)))
     _check_budgets(config, model)
     if (config.search.token_mask, config.search.score) == ("tanh", "taylor"):
@@ -366,17 +447,24 @@ def _check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], n
     return config, task, transfers, model
 
 
+def _check_method(config: SweepConfig) -> None:
+    """What shares weights does not go with training every budget alone."""
+    for name in ("share.epochs", "judge.budgets"):
+        given = flatten(config.to_dict())[name]
+        if config.method == "retrain" and given:
+            raise InputError(f"--{name} {given} does not go with --method retrain; leave one out")
+
+
 def _check_budgets(config: SweepConfig, model: nn.Module) -> None:
-    """Every budget that may be asked must be one that the model can meet."""
-    space = config.space
-    smallest = slim.Budget(space.tokens_min, space.mhsa_min, space.mlp_min)
+    """Every budget that may be asked must be one that the model, and the limits, can meet."""
     spec = read_spec(model)
     alike = slim.Scores.fill(spec, torch.ones)
-    for budget in [*first_budgets(config), smallest]:
+    for budget in [*uniform_budgets(config.space), smallest_budget(config.space)]:
         try:
             select(spec, alike, budget)
         except slim.BudgetError as error:
             raise InputError(f"--space: {error}") from error
+    BudgetSpace(config, spec, stand_in_scores(spec)).check()
 
 
 def _check_batch(stage: str, batch_size: int, task: Task) -> None:
@@ -410,8 +498,9 @@ def _resumed_config(command: Command) -> SweepConfig:
     asked = command.config
     stored = RunFolder.open(asked.storage, str(command.resume)).read_config()
     before, now = flatten(stored.to_dict()), flatten(asked.to_dict())
-    if before["space.tokens_min"] == 1:  # as `space_for` has it for a model that keeps its tokens
-        now["space.tokens_min"] = 1.0
+    for name in DIMENSIONS:
+        if before[f"space.{name}_min"] == 1:  # as `space_for` has it for what is not cut
+            now[f"space.{name}_min"] = 1.0
     fixed = command.given - MAY_CHANGE - {"trials", "name"}
     changed = [name for name in sorted(fixed) if now[name] != before[name]]
     if changed:

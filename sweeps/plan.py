@@ -2,24 +2,23 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
-from slim import Architecture, Budget, MaskCheckpoint, ModelSpec, count
-from slim.ranking import Scores, select
+from slim import Architecture, Budget, count
 from slim.spec import read_spec
 from slim.tasks import Preprocessing, Task
 from slim.training import Training
 from sweeps.config import SweepConfig
 from sweeps.dense import dense_epochs
-from sweeps.study import first_budgets
+from sweeps.space import DENSE, BudgetSpace, mean_share, stand_in_scores
 
 # A training step costs a forward and twice that backward; distillation adds a dense forward.
 TRAIN, FORWARD = 3, 1
 PROBE_SECONDS = 2.0
+PROBE_GMACS = 50.0  # of one forward pass: a batch of a large model takes too long for a probe
 
 
 def format_seconds(seconds: float) -> str:
@@ -31,8 +30,8 @@ def format_seconds(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class PlannedBudget:
-    """A budget that is tried first; MACs of budgets below 1 in tokens are estimates until the
-    search is done."""
+    """A budget that is judged or tried first; its MACs are an estimate until the search is done if
+    its tokens are below 1."""
 
     trial: int
     tokens: float
@@ -62,6 +61,7 @@ class Plan:
     dense_gmacs: float
     dense_params_m: float
     trials: int
+    judged: int
     concurrency: int
     budgets: tuple[PlannedBudget, ...]
     stages: tuple[PlannedStage, ...]
@@ -76,12 +76,14 @@ class Plan:
         lines = [
             f"data {self.data}, model {self.model}: dense {self.dense_gmacs:.4g} GMACs, "
             f"{self.dense_params_m:.4g} M parameters",
-            f"{self.trials} trials, {self.concurrency} at a time; the first budgets "
-            "(tokens, MHSA, MLP), before the sampler goes on:",
+            *([f"{self.judged} budgets judged on shared weights"] if self.judged else []),
+            f"{self.trials} trials, {self.concurrency} at a time"
+            + ("; they start from the judged front" if self.judged else ""),
+            "the first budgets (tokens, MHSA, MLP), before the sampler goes on:",
         ]
         for b in self.budgets:
             lines.append(
-                f"  trial {b.trial}: {b.tokens:.2f} {b.mhsa:.2f} {b.mlp:.2f}  about "
+                f"  {b.trial}: {b.tokens:.2f} {b.mhsa:.2f} {b.mlp:.2f}  about "
                 f"{b.gmacs:.4g} GMACs ({b.gmacs / self.dense_gmacs:.0%}), {b.params_m:.4g} M"
             )
         lines.append("stages (GMACs x images, estimated time):")
@@ -104,7 +106,6 @@ def make_plan(
     transfers: list[Task],
     concurrency: int,
     images_per_gmac_second: float | None,
-    checkpoint: MaskCheckpoint | None = None,
 ) -> Plan:
     """Count the work of every stage.
 
@@ -115,36 +116,41 @@ def make_plan(
         transfers: The transfer tasks.
         concurrency: Trials in flight.
         images_per_gmac_second: Speed of one worker as GMACs x images a second; None for no times.
-        checkpoint: The searched masks if they are there already.
     """
-    spec = read_spec(model)
-    scores = checkpoint.ranking if checkpoint is not None else _random_scores(spec)
-    dense = count(Architecture.dense(spec))
+    space = BudgetSpace(config, read_spec(model), stand_in_scores(read_spec(model)))
+    dense = space.cost(DENSE)
     gmacs = dense.macs / 1e9
     train, val, test = (task.size(split) for split in ("train", "val", "test"))
-    mean_share = _mean_share(config, spec, scores)
-    trial = _trial_work(config, gmacs, mean_share, train, val)
+    share = mean_share(space)
+    trial = _trial_work(config, gmacs, share, train, val)
+    judged = int(config.judge.budgets or 0)
     front = max(1, config.trials // 2)
+    again, epochs = front * (config.repeats - 1), int(config.finetune.epochs or 0)
     work = [
         ("dense", 1, dense_epochs(config), gmacs * dense_epochs(config) * (TRAIN * train + val)),
         ("search", 1, config.search.epochs, _search_work(config, gmacs, train, val)),
-        *_share_work(config, spec, scores, train, val),
-        ("sweep", config.trials, config.finetune.epochs, config.trials * trial),
-        ("test", config.trials, 0, gmacs * (1 + config.trials * mean_share) * test),
+        ("share", 1, int(config.share.epochs or 0), _share_work(config, space, train, val)),
+        ("judge", judged, 0, _judge_work(config, gmacs, share, val)),
+        ("sweep", config.trials, epochs, config.trials * trial),
+        ("repeats", again, epochs, again * trial),
+        ("test", config.trials, 0, gmacs * (1 + config.trials * share) * test),
     ]
     for other in transfers:
         sizes = TRAIN * other.size("train") + other.size("val")
         jobs = (front + 1) * config.transfer.seeds
         done = config.transfer.epochs * sizes + other.size("test")
-        share = config.transfer.seeds * (1 + front * mean_share)
-        work.append((f"transfer {other.name}", jobs, config.transfer.epochs, gmacs * share * done))
+        networks = config.transfer.seeds * (1 + front * share)
+        units = gmacs * networks * done
+        work.append((f"transfer {other.name}", jobs, config.transfer.epochs, units))
     stages = tuple(
         PlannedStage(
             name, jobs, epochs, units, _seconds(units, jobs, concurrency, images_per_gmac_second)
         )
         for name, jobs, epochs, units in work
+        if units
     )
     times = [stage.seconds for stage in stages]
+    first = list(enumerate(space.uniform if judged else space.uniform[: config.trials]))
     return Plan(
         data=task.name,
         model=config.model,
@@ -152,7 +158,8 @@ def make_plan(
         dense_params_m=dense.params / 1e6,
         trials=config.trials,
         concurrency=concurrency,
-        budgets=tuple(_planned(spec, scores, n, b) for n, b in enumerate(first_budgets(config))),
+        judged=judged,
+        budgets=tuple(_planned(space, n, space.fit(b, n) if n else b) for n, b in first),
         stages=stages,
         seconds=None if None in times else sum(t for t in times if t is not None),
     )
@@ -165,10 +172,11 @@ def probe_speed(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.cpus_per_trial)
     spec = read_spec(model)
-    training = Training(spec.build(), task, preprocessing, config.finetune.recipe())
-    batches = task.train_batches(
-        preprocessing, config.finetune.recipe().augmentation, config.finetune.batch_size, 0, 0
-    )
+    gmacs = count(Architecture.dense(spec)).macs / 1e9
+    recipe = config.finetune.recipe()
+    size = min(recipe.batch_size, max(1, int(PROBE_GMACS / gmacs)))
+    training = Training(spec.build(), task, preprocessing, recipe)
+    batches = task.train_batches(preprocessing, recipe.augmentation, size, 0, 0)
     images, started = 0, time.monotonic()
     for step, (batch, labels) in enumerate(batches):
         if step == 1:  # the first step warms up
@@ -178,7 +186,6 @@ def probe_speed(
         if step and time.monotonic() - started > PROBE_SECONDS:
             break
     torch.set_num_threads(threads)
-    gmacs = count(Architecture.dense(spec)).macs / 1e9
     return TRAIN * gmacs * images / max(1e-9, time.monotonic() - started)
 
 
@@ -190,7 +197,7 @@ def _seconds(units: float, jobs: int, concurrency: int, speed: float | None) -> 
 def _trial_work(config: SweepConfig, gmacs: float, share: float, train: int, val: int) -> float:
     teacher = FORWARD * bool(config.finetune.distillation)
     epoch = (TRAIN * share + teacher) * train + share * val
-    return gmacs * (config.finetune.epochs * epoch + share * val)
+    return gmacs * (int(config.finetune.epochs or 0) * epoch + share * val)
 
 
 def _search_work(config: SweepConfig, gmacs: float, train: int, val: int) -> float:
@@ -198,50 +205,24 @@ def _search_work(config: SweepConfig, gmacs: float, train: int, val: int) -> flo
     return gmacs * config.search.epochs * ((TRAIN + teacher) * train + val)
 
 
-def _share_work(
-    config: SweepConfig, spec: ModelSpec, scores: Scores, train: int, val: int
-) -> list[tuple[str, int, int, float]]:
+def _share_work(config: SweepConfig, space: BudgetSpace, train: int, val: int) -> float:
     """The largest, the smallest and random networks are trained in each step."""
-    share, space = config.share, config.space
-    if not share.epochs:
-        return []
-    dense = count(Architecture.dense(spec)).macs / 1e9
-    smallest = Budget(space.tokens_min, space.mhsa_min, space.mlp_min)
-    least = count(select(spec, scores, smallest)).macs / 1e9
-    trained = dense + least + share.networks * dense * _mean_share(config, spec, scores)
+    share = config.share
+    dense, least = (space.cost(budget).macs / 1e9 for budget in (DENSE, space.smallest))
+    trained = dense + least + share.networks * dense * mean_share(space)
     teacher = FORWARD * dense * bool(share.distillation)
-    epoch = (TRAIN * trained + teacher) * train + dense * val
-    return [("share", 1, share.epochs, share.epochs * epoch)]
+    return int(share.epochs or 0) * ((TRAIN * trained + teacher) * train + dense * val)
 
 
-def _mean_share(config: SweepConfig, spec: ModelSpec, scores: Scores) -> float:
-    """Mean MACs of the space's corners and centre, against dense."""
-    space = config.space
-    dense = count(Architecture.dense(spec)).macs
-    budgets = [
-        Budget(
-            space.tokens_min + (1 - space.tokens_min) * t,
-            space.mhsa_min + (1 - space.mhsa_min) * a,
-            space.mlp_min + (1 - space.mlp_min) * m,
-        )
-        for t in (0.25, 0.75)
-        for a in (0.25, 0.75)
-        for m in (0.25, 0.75)
-    ]
-    return sum(count(select(spec, scores, b)).macs / dense for b in budgets) / len(budgets)
+def _judge_work(config: SweepConfig, gmacs: float, share: float, val: int) -> float:
+    """A repaired network is evaluated before and after, and fitted on a few images."""
+    images = val
+    if config.finetune.repair_images:
+        images += val + 2 * config.finetune.repair_images
+    return int(config.judge.budgets or 0) * share * gmacs * images
 
 
-def _planned(spec: ModelSpec, scores: Scores, number: int, budget: Budget) -> PlannedBudget:
-    cost = count(select(spec, scores, budget))
+def _planned(space: BudgetSpace, number: int, budget: Budget) -> PlannedBudget:
+    cost = space.cost(budget)
     macs, params = cost.macs / 1e9, cost.params / 1e6
     return PlannedBudget(number, budget.tokens, budget.mhsa, budget.mlp, macs, params)
-
-
-def _random_scores(spec: ModelSpec) -> Scores:
-    """Stand-ins before the search: with all tokens kept, the totals do not depend on them."""
-    generator = torch.Generator().manual_seed(0)
-    scores = Scores.fill(spec, partial(torch.rand, generator=generator))
-    if not spec.drops_tokens:
-        return scores
-    falling = torch.linspace(0, -1, spec.depth).unbind()
-    return replace(scores, tokens=tuple(scores.tokens[0] + height for height in falling))

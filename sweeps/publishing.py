@@ -7,15 +7,17 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.hypervolume import draw_hypervolume, hypervolume_data
+from analysis.judged import draw_judged
 from analysis.pareto_front import draw_front, front_data
 from analysis.reports import make_reports
 from analysis.structure import draw_structure, structure_data
 from slim import Budget, MaskCheckpoint
 from slim.files import write_text_atomic
 from sweeps.front import pareto_front
+from sweeps.judged import JudgedRow
 from sweeps.run_folder import RunFolder
 from sweeps.tracking import Tracker
-from sweeps.trials import TransferRow, TrialRow
+from sweeps.trials import TransferRow, TrialRow, write_table
 
 
 def publish_front(
@@ -34,6 +36,18 @@ def publish_front(
     }
     structure = draw_structure(structure_data(architectures))
     tracker.text(tracker.parent, "structure.html", _page(structure))
+
+
+def publish_judged(
+    tracker: Tracker, folder: RunFolder, rows: list[JudgedRow], front: list[JudgedRow]
+) -> None:
+    """Write judged.csv, and log it and its picture with the sweep's run."""
+    write_table(folder.path / "judged.csv", JudgedRow, rows)
+    tracker.artifact(tracker.parent, folder.path / "judged.csv")
+    picture = draw_judged(
+        pd.DataFrame([asdict(row) for row in rows]), [row.number for row in front]
+    )
+    tracker.text(tracker.parent, "judged.html", _page(picture))
 
 
 def publish_reports(tracker: Tracker, folder: RunFolder, tracking_uri: str) -> list[Path]:

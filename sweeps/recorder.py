@@ -11,14 +11,15 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from slim import Budget, MaskCheckpoint, count
+from sweeps.early_stopping import ParetoHalving
 from sweeps.front import pareto_front
 from sweeps.run_folder import RunFolder
 from sweeps.study import BudgetStudy
 from sweeps.tracking import FAILED as RUN_FAILED
-from sweeps.tracking import FINISHED, Tracker, changed_tags
-from sweeps.trials import COMPLETE, FAILED, TrialRow, write_table
+from sweeps.tracking import FINISHED, KILLED, Tracker, changed_tags
+from sweeps.trials import COMPLETE, FAILED, PRUNED, TrialRow, write_table
 
-COLUMNS = ("gmacs", "params_m", "val_top1", "epochs", "seconds")
+COLUMNS = ("gmacs", "params_m", "val_top1", "epochs", "seconds", "latency_ms")
 
 
 class Recorder(tune.Callback):
@@ -30,6 +31,7 @@ class Recorder(tune.Callback):
         folder: Whose tables are kept up to date.
         checkpoint: For the architecture of each budget.
         epochs: After which a trial is complete.
+        stopper: Knows which trials were stopped early; None where none are.
         watch: Called with (event, trial number, its figures) for the display.
     """
 
@@ -40,10 +42,13 @@ class Recorder(tune.Callback):
         folder: RunFolder,
         checkpoint: MaskCheckpoint,
         epochs: int,
+        stopper: ParetoHalving | None,
         watch: Callable[[str, int, dict[str, Any]], None],
     ) -> None:
         self.study, self.tracker, self.folder = study, tracker, folder
         self.checkpoint, self.epochs, self.watch = checkpoint, epochs, watch
+        self.stopper = stopper
+        self.untrained: dict[int, float] = {}
         self.runs: dict[int, str] = folder.recall("trial_runs", {})
         self.runs = {int(number): run for number, run in self.runs.items()}
         self.on_front = [row.trial for row in pareto_front(study.rows())]
@@ -81,7 +86,9 @@ class Recorder(tune.Callback):
     ) -> None:
         """Log an epoch."""
         number = int(trial.config["number"])
-        figures = {name: result[name] for name in COLUMNS}
+        figures = {name: result[name] for name in COLUMNS if name in result}
+        if not result["epochs"]:
+            self.untrained[number] = float(result["val_top1"])
         self.tracker.metrics(self.runs[number], figures, step=int(result["epochs"]))
         self.watch("epoch", number, figures)
 
@@ -89,11 +96,16 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Close a trial that ended without an error; half-trained is not complete."""
-        if int(trial.last_result.get("epochs", -1)) < self.epochs:
+        result, number = trial.last_result, int(trial.config["number"])
+        stopped = self.stopper.stopped.get(number) if self.stopper else None
+        if reason := result.get("pruned", stopped):
+            self._close(trial, PRUNED, str(reason))
+            return
+        if int(result.get("epochs", -1)) < self.epochs:
             self._close(trial, FAILED, "stopped before its last epoch")
             return
         row = self._row(trial, COMPLETE)
-        self.study.complete(row)
+        self.study.complete(row, self.untrained.get(row.trial))
         run = self.runs[row.trial]
         self.tracker.tags(run, {"state": COMPLETE, "front": "false"})
         self.tracker.artifact(run, self.folder.models / str(row.trial), "model")
@@ -113,9 +125,10 @@ class Recorder(tune.Callback):
         self.study.close(row, reason)
         run = self.runs[row.trial]
         self.tracker.tags(run, {"state": state, "reason": reason[:500]})
-        self.tracker.finish(run, RUN_FAILED)
+        self.tracker.finish(run, KILLED if state == PRUNED else RUN_FAILED)
+        shutil.rmtree(self.folder.state / "trials" / str(row.trial), ignore_errors=True)
         self._publish()
-        self.watch("failed", row.trial, {"reason": reason})
+        self.watch(state.lower(), row.trial, {"reason": reason})
 
     def _publish(self) -> None:
         """Bring tables and front tags to what the study says."""
@@ -139,6 +152,7 @@ class Recorder(tune.Callback):
             val_top1=result.get("val_top1") if state == COMPLETE else None,
             epochs=int(result.get("epochs", 0)),
             seconds=float(result.get("seconds", 0.0)),
+            latency_ms=result.get("latency_ms"),
         )
 
 

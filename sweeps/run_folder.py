@@ -96,6 +96,11 @@ class RunFolder:
         """What only resuming needs: training states, the study's journal, Ray Tune's files."""
         return self.path / "state"
 
+    @property
+    def journal(self) -> Path:
+        """The journal of the run's Optuna studies."""
+        return self.state / "study.journal"
+
     def read_config(self) -> SweepConfig:
         """The configuration the run began with.
 

@@ -28,8 +28,8 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next budget, or that there are no more."""
         proposal = self.study.ask()
-        if proposal is None:
-            return Searcher.FINISHED
+        if proposal is None:  # nothing now, or nothing more
+            return None if self.study.may_grow() else Searcher.FINISHED
         budget = proposal.budget
         return {
             "number": proposal.number,

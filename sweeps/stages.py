@@ -43,10 +43,12 @@ def spread(
 ) -> Iterator[tuple[int, Any]]:
     """Run a function once per job, at most so many at a time.
 
+    Jobs leave nothing half-done behind: one whose worker dies is run again, at most twice.
+
     Yields:
         (index of the job, its result or the exception it raised), as they end.
     """
-    task = ray.remote(_call).options(max_retries=0, **resources)
+    task = ray.remote(_call).options(max_retries=2, **resources)
     waiting = list(enumerate(jobs))[::-1]
     running: dict[Any, int] = {}
     while waiting or running:

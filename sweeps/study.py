@@ -1,21 +1,27 @@
-"""The budget study: Optuna picks budgets; its journal is the one truth on trials."""
+"""The study of trained budgets: Optuna picks them; its journal is the one truth on trials."""
 
-import logging
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import kendalltau
 
-from slim import Budget, ModelSpec
-from sweeps.config import SpaceConfig, SweepConfig
+from slim import Budget
+from sweeps.config import SweepConfig
+from sweeps.front import spread_over_macs
+from sweeps.journal import open_study, seed_for
+from sweeps.judged import JudgedStudy
+from sweeps.proposals import Observation, propose
+from sweeps.space import DENSE, DIMENSIONS, BudgetSpace
 from sweeps.trials import COMPLETE, FAILED, PRUNED, TrialRow
 
-DENSE = Budget(1.0, 1.0, 1.0)
 STATES = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}
+FEWEST_PAIRS = 5  # fewer trained budgets say nothing of a rank correlation
+_TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -31,27 +37,51 @@ class BudgetStudy:
 
     Args:
         journal: The file that every change is written through to.
-        config: Its `space` says where to look, its `trials` how many to reach. Its `seed`, with a
-            trial's number, seeds that trial's sampler, so that a resumed study asks what an
-            uninterrupted one asks.
+        config: Its `trials` says how many to reach. Its `seed`, with a trial's number, seeds that
+            trial's sampler, so that a resumed study asks what an uninterrupted one asks.
+        space: Where budgets lie.
+        judged: Budgets known from the shared weights; with none the sampler has the trials alone.
     """
 
-    def __init__(self, journal: Path, config: SweepConfig) -> None:
-        logging.getLogger("optuna").setLevel(logging.WARNING)
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        self.space, self.seed, self.trials = config.space, config.seed, config.trials
-        self.first = first_budgets(config)
-        self.study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(journal))),
-            study_name="budgets",
-            directions=["maximize", "minimize"],
-            load_if_exists=True,
-        )
+    def __init__(
+        self, journal: Path, config: SweepConfig, space: BudgetSpace, judged: JudgedStudy
+    ) -> None:
+        self.space, self.seed, self.trials = space, config.seed, config.trials
+        self.options, self.judged = config.judge, judged
+        self.first = first_budgets(config, space, judged)
+        self.study = open_study(journal, "budgets")
         self._interrupted = [t.number for t in self._frozen(TrialState.RUNNING)]
 
     def remaining(self) -> int:
         """Trials still to run, interrupted ones counted."""
-        return self.trials - len(self.rows())
+        return self.planned() - len(self.rows())
+
+    def planned(self) -> int:
+        """Trials of the run: more than asked once these show that judging misled."""
+        tau = self.rank_correlation()
+        if tau is None or tau >= self.options.trust or self._ended() < self.trials:
+            return self.trials
+        return self.trials + int(self.options.extra_trials or 0)
+
+    def may_grow(self) -> bool:
+        """Whether trials may still be added when those that run have ended."""
+        return bool(self.options.extra_trials) and self._ended() < self.trials
+
+    def rank_correlation(self) -> float | None:
+        """Kendall's tau between judged and trained accuracy of the COMPLETE trials asked for.
+
+        None while there are too few of them, or where nothing is judged.
+        """
+        notes = [t.user_attrs for t in self._frozen(TrialState.COMPLETE) if t.number < self.trials]
+        pairs = [
+            (note["untrained_top1"], note["val_top1"])
+            for note in notes
+            if note.get("untrained_top1") is not None
+        ]
+        if not self.options.budgets or len(pairs) < FEWEST_PAIRS:
+            return None
+        tau = float(kendalltau(*zip(*pairs, strict=True)).statistic)
+        return 0.0 if math.isnan(tau) else tau
 
     def ask(self) -> Proposal | None:
         """The next budget: an interrupted trial's first, None when the number is reached."""
@@ -59,21 +89,18 @@ class BudgetStudy:
             number = self._interrupted.pop(0)
             return Proposal(number, _budget(self.study.trials[number]))
         number = len(self.study.get_trials(deepcopy=False))
-        if number >= self.trials:
+        if number >= self.planned():
             return None
-        if number < len(self.first):
-            self.study.enqueue_trial(_params(self.first[number]))
-        self.study.sampler = optuna.samplers.TPESampler(
-            seed=(self.seed * 1_000_003 + number) % 2**32,
-            n_startup_trials=len(self.first),
-            multivariate=True,
-        )
-        trial = self.study.ask(self._distributions(number))
+        budget = self.first[number] if number < len(self.first) else self._sampled(number)
+        self.study.enqueue_trial(_params(budget))
+        whole: dict[str, BaseDistribution] = dict.fromkeys(DIMENSIONS, FloatDistribution(0.0, 1.0))
+        trial = self.study.ask(whole)
         return Proposal(trial.number, _budget(self.study.trials[trial.number]))
 
-    def complete(self, row: TrialRow) -> None:
-        """Tell a trial that ran to its end."""
+    def complete(self, row: TrialRow, untrained_top1: float | None = None) -> None:
+        """Tell a trial that ran to its end, and what it scored before it was trained."""
         self._note(row)
+        self._trial(row.trial).set_user_attr("untrained_top1", untrained_top1)
         self.study.tell(row.trial, [row.val_top1, row.gmacs])  # type: ignore[list-item]
 
     def close(self, row: TrialRow, reason: str) -> None:
@@ -83,14 +110,67 @@ class BudgetStudy:
         state = TrialState.PRUNED if row.state == PRUNED else TrialState.FAIL
         self.study.tell(row.trial, state=state)
 
+    def note_rung(self, number: int, rung: int, val_top1: float, gmacs: float) -> None:
+        """Write down what a trial had at a rung of early stopping."""
+        self._trial(number).set_user_attr(f"rung {rung}", [val_top1, gmacs])
+
+    def rung(self, rung: int) -> dict[int, tuple[float, float]]:
+        """Accuracy and GMACs, by number, of the trials that came to a rung; failed ones left."""
+        kept = self._frozen(TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+        key = f"rung {rung}"
+        return {t.number: tuple(t.user_attrs[key]) for t in kept if key in t.user_attrs}
+
     def rows(self) -> list[TrialRow]:
         """The finished trials, by number; test accuracies stand elsewhere."""
         return [_row(trial) for trial in self._frozen(*STATES)]
 
+    def _ended(self) -> int:
+        return len(self._frozen(*STATES))
+
+    def _sampled(self, number: int) -> Budget:
+        """The sampler's budget, a network not tried before if it finds one.
+
+        It knows the judged budgets, raised by what training gave on the average; where they
+        turned out to mislead it knows the trained ones alone.
+        """
+        known = self._known(number)
+        tried = {self.space.identity(budget) for budget in self._tried()}
+        budget = DENSE
+        for attempt in range(_TRIES):
+            seed = seed_for(self.seed, number * _TRIES + attempt)
+            (asked,) = propose(known, self.space.smallest, self.options.sampler, seed)
+            budget = self.space.fit(asked, number)
+            if self.space.identity(budget) not in tried:
+                break
+        return budget
+
+    def _known(self, number: int) -> list[Observation]:
+        complete = self._frozen(TrialState.COMPLETE)
+        trained = [Observation(_budget(t), t.values[0], t.values[1]) for t in complete]
+        running = [Observation(_budget(t), None, 0.0) for t in self._frozen(TrialState.RUNNING)]
+        if number >= self.trials:  # judging misled
+            return [*trained, *running]
+        gains = [
+            t.values[0] - t.user_attrs["untrained_top1"]
+            for t in complete
+            if t.user_attrs.get("untrained_top1") is not None
+        ]
+        gain = sum(gains) / len(gains) if gains else 0.0
+        tried = {self.space.identity(observation.budget) for observation in [*trained, *running]}
+        judged = [
+            Observation(one.budget, one.val_top1 + gain, one.gmacs, one.excess)
+            for one in self.judged.observations()
+            if one.val_top1 is not None and self.space.identity(one.budget) not in tried
+        ]
+        return [*judged, *trained, *running]
+
+    def _tried(self) -> list[Budget]:
+        return [_budget(t) for t in self.study.get_trials(deepcopy=False) if t.params]
+
     def _note(self, row: TrialRow) -> None:
         """Keep what Optuna has no field for."""
         trial = self._trial(row.trial)
-        for name in ("gmacs", "params_m", "val_top1", "epochs", "seconds"):
+        for name in ("gmacs", "params_m", "val_top1", "epochs", "seconds", "latency_ms"):
             trial.set_user_attr(name, getattr(row, name))
 
     def _trial(self, number: int) -> optuna.Trial:
@@ -99,39 +179,36 @@ class BudgetStudy:
     def _frozen(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)
 
-    def _distributions(self, number: int) -> dict[str, BaseDistribution]:
-        """The space; an enqueued budget may lie outside it."""
-        lows = {
-            "tokens": self.space.tokens_min,
-            "mhsa": self.space.mhsa_min,
-            "mlp": self.space.mlp_min,
-        }
-        if number < len(self.first):
-            lows = {
-                name: min(low, getattr(self.first[number], name)) for name, low in lows.items()
-            }
-        return {name: FloatDistribution(float(low), 1.0) for name, low in lows.items()}
+
+def first_budgets(config: SweepConfig, space: BudgetSpace, judged: JudgedStudy) -> list[Budget]:
+    """What is trained before the sampler decides.
+
+    That is the dense model, then a part of the judged front spread over its MACs; where nothing
+    is judged, the uniform budgets.
+    """
+    front = judged.front()
+    if not front:
+        fitted = [space.fit(budget, n) for n, budget in enumerate(space.uniform[1:])]
+        return _each_once([DENSE, *fitted], space)[: config.trials]
+    start = 1 + math.ceil(config.judge.start * (config.trials - 1))
+    picked = [row.budget for row in spread_over_macs(front)]
+    return _each_once([DENSE, *picked], space)[:start]
 
 
-def first_budgets(config: SweepConfig) -> list[Budget]:
-    """What is tried before the sampler decides: dense, then uniform budgets."""
-    space = config.space
-    lows = (space.tokens_min, space.mhsa_min, space.mlp_min)
-    uniform = [Budget(*(1.0 if low == 1 else share for low in lows)) for share in space.uniform]
-    return [DENSE, *uniform][: config.trials]
-
-
-def space_for(space: SpaceConfig, spec: ModelSpec) -> SpaceConfig:
-    """The space of a model: tokens stay whole where none can be dropped."""
-    return space if spec.drops_tokens else replace(space, tokens_min=1.0)
+def _each_once(budgets: Sequence[Budget], space: BudgetSpace) -> list[Budget]:
+    """Without those that are the same network as one before."""
+    unique: dict[tuple[int, ...], Budget] = {}
+    for budget in budgets:
+        unique.setdefault(space.identity(budget), budget)
+    return list(unique.values())
 
 
 def _params(budget: Budget) -> dict[str, float]:
-    return {"tokens": budget.tokens, "mhsa": budget.mhsa, "mlp": budget.mlp}
+    return {name: getattr(budget, name) for name in DIMENSIONS}
 
 
 def _budget(trial: FrozenTrial) -> Budget:
-    return Budget(**{name: float(trial.params[name]) for name in ("tokens", "mhsa", "mlp")})
+    return Budget(**{name: float(trial.params[name]) for name in DIMENSIONS})
 
 
 def _row(trial: FrozenTrial) -> TrialRow:
@@ -146,4 +223,5 @@ def _row(trial: FrozenTrial) -> TrialRow:
         test_top1=None,
         epochs=notes["epochs"],
         seconds=notes["seconds"],
+        latency_ms=notes["latency_ms"],
     )

@@ -6,6 +6,7 @@ from ray import tune
 from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
 from sweeps.cluster import Resources
+from sweeps.early_stopping import ParetoHalving
 from sweeps.errors import InterruptedRun
 from sweeps.recorder import Recorder
 from sweeps.run_folder import RunFolder
@@ -18,6 +19,7 @@ def sweep_budgets(
     job: TrialJob,
     study: BudgetStudy,
     recorder: Recorder,
+    stopper: ParetoHalving | None,
     resources: Resources,
     folder: RunFolder,
     verbose: bool,
@@ -39,7 +41,8 @@ def sweep_budgets(
         trainable,
         tune_config=TuneConfig(
             search_alg=StudySearcher(study),
-            num_samples=remaining,
+            scheduler=stopper,
+            num_samples=remaining + int(job.config.judge.extra_trials or 0),
             max_concurrent_trials=resources.concurrency,
             reuse_actors=True,
         ),

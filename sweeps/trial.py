@@ -51,9 +51,14 @@ def run_trial(proposal: dict[str, Any], job: TrialJob) -> None:
 
 
 def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, Any]]:
-    """Train one budget; yields the row's figures after repair and after each epoch."""
+    """Train one budget; yields the row's figures after repair and after each epoch.
+
+    A network slower than the limit is not trained: its figures end with the reason, `pruned`.
+    With a `repeat` in the proposal the seed is another, and so is the name of the saved network.
+    """
     started = time.monotonic()
-    number = int(proposal["number"])
+    number, repeat = int(proposal["number"]), int(proposal.get("repeat", 0))
+    name = f"{number}-{repeat}" if repeat else str(number)
     budget = slim.Budget(*(float(proposal[name]) for name in ("tokens", "mhsa", "mlp")))
     options, shared, device = job.config.finetune, job.shared, worker_device()
     task = ray.get(shared.task)
@@ -61,11 +66,19 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     architecture = checkpoint.select(budget)
     cost = slim.count(architecture)
     figures = {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6}
-    torch.manual_seed(job.config.seed)
+    torch.manual_seed(job.config.seed + repeat)
     vit = slim.extract(checkpoint, architecture).to(device)
     teacher = receive_teacher(shared).to(device)
     untrained = repair_where_it_helps(vit, teacher, task, job, device)
+    latency, limit = measured_latency(vit, job.config), job.config.max_latency_ms
+    if latency is not None:
+        figures["latency_ms"] = latency
+    if latency is not None and limit is not None and latency > limit and number and not repeat:
+        reason = f"{latency:.4g} ms an image, more than --max-latency-ms {limit:g}"
+        yield figures | _progress(0, untrained, started) | {"pruned": reason}
+        return
     yield figures | _progress(0, untrained, started)
+    epochs = int(options.epochs or 0)
     objective: Objective = cross_entropy
     if options.distillation:
         objective = distill_from(teacher, options.distillation, options.temperature)
@@ -75,11 +88,11 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         shared.preprocessing,
         options.recipe(),
         objective,
-        seed=job.config.seed * 1_000_003 + number,
+        seed=job.config.seed * 1_000_003 + repeat * 10_007 + number,
         device=device,
     )
-    for epoch in training.resumable_epochs(job.states / str(number) / "training.pt"):
-        if epoch.epoch < options.epochs:
+    for epoch in training.resumable_epochs(job.states / name / "training.pt"):
+        if epoch.epoch < epochs:
             yield figures | _progress(epoch.epoch, epoch.val_top1, started)
     accuracy = training.history[-1].val_top1
     about = {
@@ -89,8 +102,8 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         "data": task.fingerprint(),
         "preprocessing": shared.preprocessing.to_json(),
     }
-    slim.save(training.evaluated, job.models / str(number), about)
-    yield figures | _progress(options.epochs, accuracy, started)
+    slim.save(training.evaluated, job.models / name, about)
+    yield figures | _progress(epochs, accuracy, started)
 
 
 def repair_where_it_helps(
@@ -104,6 +117,8 @@ def repair_where_it_helps(
         Top-1 on val of what is kept.
     """
     options = job.config.finetune
+    if not options.repair_images:
+        return top1(vit, task, "val", job.shared.preprocessing, device=device)
     fresh = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
     unrepaired = top1(vit, task, "val", job.shared.preprocessing, device=device)
     batches = task.calibration_batches(
@@ -113,13 +128,16 @@ def repair_where_it_helps(
         options.repair_images,
         job.config.seed,
     )
-    if not batches:
-        return unrepaired
     slim.repair(vit, teacher, [images for images, _ in batches])
     repaired = top1(vit, task, "val", job.shared.preprocessing, device=device)
     if repaired < unrepaired:
         vit.load_state_dict(fresh)
     return max(repaired, unrepaired)
+
+
+def measured_latency(vit: nn.Module, config: SweepConfig) -> float | None:
+    """Milliseconds of one image, where a limit asks for it."""
+    return slim.latency(vit).median_ms if config.max_latency_ms is not None else None
 
 
 def _progress(epochs: int, accuracy: float, started: float) -> dict[str, Any]:

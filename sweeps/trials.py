@@ -17,7 +17,8 @@ class TrialRow:
     """A finished trial.
 
     `gmacs` is 1e9 MACs and `params_m` 1e6 parameters for one image, `*_top1` percent; None where
-    a value does not exist (yet). Budgets are those asked.
+    a value does not exist (yet). Budgets are those asked. `latency_ms` is of one image; it is a
+    column where it was measured.
     """
 
     trial: int
@@ -31,6 +32,7 @@ class TrialRow:
     test_top1: float | None
     epochs: int
     seconds: float
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,18 @@ class TransferRow:
 
 
 def write_table(path: Path, kind: type, rows: Iterable[Any]) -> None:
-    """Replace a CSV in one step; no figure is rounded, a missing one is empty."""
+    """Replace a CSV in one step; no figure is rounded, a missing one is empty.
+
+    Args:
+        path: The file.
+        kind: Whose fields are the columns; `latency_ms` is left out where no row has it.
+        rows: Of that kind.
+    """
+    rows = list(rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [field.name for field in fields(kind)]
+    timed = any(getattr(row, "latency_ms", None) is not None for row in rows)
+    names = [field.name for field in fields(kind) if field.name != "latency_ms" or timed]
     writer.writerow(names)
     for row in rows:
         writer.writerow(["" if (v := getattr(row, n)) is None else _exact(v) for n in names])

@@ -3,20 +3,29 @@
 from dataclasses import replace
 from pathlib import Path
 
-import optuna
 import pytest
-import timm
-import torch
 from optuna.trial import TrialState
 
 from slim import Budget
-from slim.spec import read_spec
-from sweeps.config import SpaceConfig, SweepConfig
+from sweeps.config import SpaceConfig, SweepConfig, resolved
 from sweeps.front import pareto_front
-from sweeps.study import BudgetStudy, Proposal, space_for
+from sweeps.judged import JudgedStudy
+from sweeps.study import BudgetStudy, Proposal
 from sweeps.trials import COMPLETE, FAILED, PRUNED, TrialRow
+from tests.sweeps.searched import space_of
+from tests.sweeps.test_judged import judge
 
-CONFIG = SweepConfig(trials=8, seed=3, space=SpaceConfig(uniform=[0.5, 0.25]))
+CONFIG = resolved(
+    SweepConfig(method="retrain", trials=8, seed=3, space=SpaceConfig(uniform=[0.5, 0.3]))
+)
+SHARING = resolved(SweepConfig(trials=8, seed=3))
+SHARING = replace(SHARING, judge=replace(SHARING.judge, budgets=40))
+
+
+def begun(journal: Path, config: SweepConfig) -> BudgetStudy:
+    """A study of the small model, on what the journal has of judged budgets."""
+    space = space_of(config)
+    return BudgetStudy(journal, config, space, JudgedStudy(journal, config, space))
 
 
 def row(proposal: Proposal, state: str = COMPLETE) -> TrialRow:
@@ -47,15 +56,15 @@ def run(study: BudgetStudy, most: int = 100) -> list[Budget]:
 
 
 def test_the_dense_budget_comes_first_then_the_uniform_ones(tmp_path: Path) -> None:
-    budgets = run(BudgetStudy(tmp_path / "journal", CONFIG))
+    budgets = run(begun(tmp_path / "journal", CONFIG))
     assert len(budgets) == 8
-    assert budgets[:3] == [Budget(1, 1, 1), Budget(0.5, 0.5, 0.5), Budget(0.25, 0.25, 0.25)]
+    assert budgets[:3] == [Budget(1, 1, 1), Budget(0.5, 0.5, 0.5), Budget(0.3, 0.3, 0.3)]
     assert len(set(budgets)) == 8
 
 
 def test_sampled_budgets_stay_in_the_space(tmp_path: Path) -> None:
     space = SpaceConfig(tokens_min=0.6, mhsa_min=0.7, mlp_min=0.8, uniform=[])
-    for budget in run(BudgetStudy(tmp_path / "journal", replace(CONFIG, space=space))):
+    for budget in run(begun(tmp_path / "journal", replace(CONFIG, space=space))):
         assert budget.tokens >= 0.6
         assert budget.mhsa >= 0.7
         assert budget.mlp >= 0.8
@@ -63,37 +72,28 @@ def test_sampled_budgets_stay_in_the_space(tmp_path: Path) -> None:
 
 def test_a_dimension_whose_smallest_budget_is_1_stays_whole(tmp_path: Path) -> None:
     space = SpaceConfig(tokens_min=1.0, mhsa_min=0.2, mlp_min=0.2, uniform=[0.5])
-    budgets = run(BudgetStudy(tmp_path / "journal", replace(CONFIG, space=space)))
+    budgets = run(begun(tmp_path / "journal", replace(CONFIG, space=space)))
     assert budgets[1] == Budget(1, 0.5, 0.5)
     assert {budget.tokens for budget in budgets} == {1.0}
     assert len({(budget.mhsa, budget.mlp) for budget in budgets}) == 8
-
-
-def test_the_space_of_a_swin_keeps_every_token_and_that_of_a_vit_is_as_configured() -> None:
-    space = SpaceConfig(tokens_min=0.4)
-    with torch.device("meta"):
-        swin = read_spec(timm.create_model("swin_tiny_patch4_window7_224"))
-        vit = read_spec(timm.create_model("deit_tiny_patch16_224"))
-    assert space_for(space, swin) == replace(space, tokens_min=1.0)
-    assert space_for(space, vit) == space
 
 
 @pytest.mark.parametrize("stopped_after", [1, 3, 5, 7])
 def test_a_resumed_study_asks_what_an_uninterrupted_one_asks(
     tmp_path: Path, stopped_after: int
 ) -> None:
-    whole = run(BudgetStudy(tmp_path / "whole", CONFIG))
-    first = run(BudgetStudy(tmp_path / "halves", CONFIG), most=stopped_after)
-    second = run(BudgetStudy(tmp_path / "halves", CONFIG))
+    whole = run(begun(tmp_path / "whole", CONFIG))
+    first = run(begun(tmp_path / "halves", CONFIG), most=stopped_after)
+    second = run(begun(tmp_path / "halves", CONFIG))
     assert first + second == whole
 
 
 def test_an_interrupted_trial_is_asked_again_under_its_number(tmp_path: Path) -> None:
-    study = BudgetStudy(tmp_path / "journal", CONFIG)
+    study = begun(tmp_path / "journal", CONFIG)
     run(study, most=4)
     lost = study.ask()
     assert lost is not None
-    again = BudgetStudy(tmp_path / "journal", CONFIG)
+    again = begun(tmp_path / "journal", CONFIG)
     assert again.remaining() == 4
     assert again.ask() == lost
     again.complete(row(lost))
@@ -102,8 +102,8 @@ def test_an_interrupted_trial_is_asked_again_under_its_number(tmp_path: Path) ->
 
 
 def test_another_seed_asks_other_budgets(tmp_path: Path) -> None:
-    ours = run(BudgetStudy(tmp_path / "a", CONFIG))
-    theirs = run(BudgetStudy(tmp_path / "b", replace(CONFIG, seed=4)))
+    ours = run(begun(tmp_path / "a", CONFIG))
+    theirs = run(begun(tmp_path / "b", replace(CONFIG, seed=4)))
     assert ours[:3] == theirs[:3]
     assert ours[3:] != theirs[3:]
 
@@ -114,7 +114,7 @@ def test_another_seed_asks_other_budgets(tmp_path: Path) -> None:
 def test_an_unfinished_trial_is_never_complete_nor_on_the_front(
     tmp_path: Path, state: str, told: TrialState
 ) -> None:
-    study = BudgetStudy(tmp_path / "journal", CONFIG)
+    study = begun(tmp_path / "journal", CONFIG)
     proposal = study.ask()
     assert proposal is not None
     best = replace(row(proposal, state), val_top1=100.0, gmacs=0.0)
@@ -124,7 +124,6 @@ def test_an_unfinished_trial_is_never_complete_nor_on_the_front(
     assert study.study.trials[0].values is None
     assert study.rows()[0] == best
     assert 0 not in [r.trial for r in pareto_front(study.rows())]
-    assert isinstance(study.study.sampler, optuna.samplers.TPESampler)
 
 
 def test_the_front_keeps_equals_and_drops_the_dominated() -> None:
@@ -136,3 +135,50 @@ def test_the_front_keeps_equals_and_drops_the_dominated() -> None:
     ]
     assert [r.trial for r in pareto_front(rows)] == [5, 1, 2]
     assert pareto_front([]) == []
+
+
+def test_the_sweep_starts_from_the_judged_front_and_the_sampler_goes_on(tmp_path: Path) -> None:
+    front = judge(tmp_path, SHARING).front()
+    study = begun(tmp_path / "journal", SHARING)
+    budgets = run(study)
+    assert budgets[0] == Budget(1, 1, 1)
+    on_front = [one.budget for one in front]
+    assert all(budget in on_front for budget in budgets[1:6])
+    assert front[0].budget in budgets[1:6]
+    assert not any(budget in on_front for budget in budgets[6:])
+    assert len({study.space.identity(budget) for budget in budgets}) == 8
+
+
+def told(study: BudgetStudy, agree: bool) -> None:
+    """Train all that is asked; untrained accuracy tells the order, or the opposite of it."""
+    while (proposal := study.ask()) is not None:
+        ended = row(proposal)
+        top1 = ended.val_top1 or 0.0
+        study.complete(ended, untrained_top1=top1 - 5 if agree else 50 - top1)
+
+
+def test_more_is_trained_where_judging_misled(tmp_path: Path) -> None:
+    judge(tmp_path, SHARING)
+    study = begun(tmp_path / "journal", SHARING)
+    assert study.rank_correlation() is None
+    told(study, agree=False)
+    assert study.rank_correlation() == pytest.approx(-1)
+    assert SHARING.judge.extra_trials == 2
+    assert len(study.rows()) == 10
+    assert study.remaining() == 0
+
+
+def test_nothing_more_is_trained_where_judging_told_the_order(tmp_path: Path) -> None:
+    judge(tmp_path, SHARING)
+    study = begun(tmp_path / "journal", SHARING)
+    told(study, agree=True)
+    assert study.rank_correlation() == pytest.approx(1)
+    assert len(study.rows()) == 8
+    assert not study.may_grow()
+
+
+def test_a_limit_on_cost_holds_for_everything_but_the_dense_trial(tmp_path: Path) -> None:
+    config = replace(CONFIG, max_gmacs=0.4 * space_of(CONFIG).cost(Budget()).macs / 1e9)
+    study = begun(tmp_path / "journal", config)
+    costs = [study.space.cost(budget).macs / 1e9 for budget in run(study)]
+    assert max(costs[1:]) <= config.max_gmacs

@@ -1,0 +1,122 @@
+"""Judged budgets: their accuracy on the broadcast weights, without training of their own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, create_trial
+
+from slim import Budget
+from sweeps.config import SweepConfig
+from sweeps.front import non_dominated
+from sweeps.journal import open_study, seed_for
+from sweeps.proposals import Observation, propose
+from sweeps.space import DIMENSIONS, BudgetSpace
+
+_TRIES = 20  # rounds without a new network, after which the space counts as exhausted
+
+
+@dataclass(frozen=True)
+class JudgedRow:
+    """A judged budget; units as in `TrialRow`, `latency_ms` of one image where it is measured."""
+
+    number: int
+    tokens: float
+    mhsa: float
+    mlp: float
+    gmacs: float
+    params_m: float
+    val_top1: float
+    latency_ms: float | None
+    seconds: float
+
+    @property
+    def budget(self) -> Budget:
+        """What was asked."""
+        return Budget(self.tokens, self.mhsa, self.mlp)
+
+
+class JudgedStudy:
+    """The study of judged budgets; each network stands in it once.
+
+    Budgets are proposed in batches, each by a sampler seeded by its number of budgets so far: they
+    do not depend on the number of workers, nor on interruptions.
+
+    Args:
+        journal: The file that every batch is written through to.
+        config: How many, by which sampler.
+        space: Where they lie.
+    """
+
+    def __init__(self, journal: Path, config: SweepConfig, space: BudgetSpace) -> None:
+        self.space, self.seed, self.options = space, config.seed, config.judge
+        self.max_latency_ms = config.max_latency_ms
+        self.study = open_study(journal, "judged")
+
+    def rows(self) -> list[JudgedRow]:
+        """All judged budgets, by number."""
+        return [_row(trial) for trial in self.study.get_trials(deepcopy=False)]
+
+    def front(self) -> list[JudgedRow]:
+        """The non-dominated ones within the limits, cheapest first."""
+        return non_dominated([row for row in self.rows() if self._excess(row) <= 0])
+
+    def observations(self) -> list[Observation]:
+        """What samplers learn from."""
+        return [
+            Observation(row.budget, row.val_top1, row.gmacs, self._excess(row))
+            for row in self.rows()
+        ]
+
+    def ask(self) -> list[Budget]:
+        """The next batch, each a network not judged before; none when there are enough."""
+        known = self.observations()
+        left = int(self.options.budgets or 0) - len(known)
+        wanted = min(left, self.options.batch)
+        seen = {self.space.identity(one.budget) for one in known}
+        batch: list[Budget] = []
+        for asked in self._asked(known):
+            if len(batch) >= wanted:
+                break
+            budget = self.space.fit(asked, len(known) + len(batch))
+            identity = self.space.identity(budget)
+            if identity not in seen:
+                seen.add(identity)
+                batch.append(budget)
+        return batch
+
+    def tell(self, rows: Sequence[JudgedRow]) -> None:
+        """Write a batch down."""
+        self.study.add_trials([_trial(row) for row in rows])
+
+    def _asked(self, known: list[Observation]) -> Iterator[Budget]:
+        """Budgets as they come: the smallest and uniform ones, then the sampler's."""
+        if not known:
+            yield from [*self.space.uniform, self.space.smallest]
+        for attempt in range(_TRIES):
+            seed = seed_for(self.seed, len(known) * _TRIES + attempt)
+            yield from propose(
+                known, self.space.smallest, self.options.sampler, seed, self.options.batch
+            )
+
+    def _excess(self, row: JudgedRow) -> float:
+        if self.max_latency_ms is None or row.latency_ms is None:
+            return 0.0
+        return row.latency_ms - self.max_latency_ms
+
+
+def _trial(row: JudgedRow) -> FrozenTrial:
+    whole = FloatDistribution(0.0, 1.0)
+    shares = {name: getattr(row, name) for name in DIMENSIONS}
+    notes = {k: v for k, v in asdict(row).items() if k not in (*shares, "number")}
+    return create_trial(
+        values=[row.val_top1, row.gmacs],
+        params=shares,
+        distributions=dict.fromkeys(shares, whole),
+        user_attrs=notes,
+    )
+
+
+def _row(trial: FrozenTrial) -> JudgedRow:
+    return JudgedRow(number=trial.number, **trial.params, **trial.user_attrs)

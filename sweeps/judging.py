@@ -1,0 +1,60 @@
+"""Judging on the cluster: budgets cut from the broadcast weights and evaluated, none trained."""
+
+import time
+from collections.abc import Iterator
+
+import ray
+
+import slim
+from sweeps.broadcast import receive_checkpoint, receive_teacher
+from sweeps.cluster import Resources
+from sweeps.judged import JudgedRow, JudgedStudy
+from sweeps.stages import spread
+from sweeps.trial import TrialJob, measured_latency, repair_where_it_helps
+from sweeps.worker import worker_device
+
+
+def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> Iterator[int]:
+    """Judge until the study has its number of budgets.
+
+    Args:
+        job: What every trial of the sweep shares.
+        study: Picks the budgets and keeps what came of them.
+        resources: Of the cluster.
+
+    Yields:
+        How many are judged, from time to time.
+    """
+    judged = len(study.rows())
+    while batch := study.ask():
+        rows: dict[int, JudgedRow] = {}
+        jobs = [(judged + index, budget, job) for index, budget in enumerate(batch)]
+        for index, row in spread(judge, jobs, resources.concurrency, **resources.trial):
+            if isinstance(row, BaseException):
+                raise row
+            rows[index] = row
+        study.tell([rows[index] for index in range(len(batch))])
+        judged += len(batch)
+        yield judged
+
+
+def judge(number: int, budget: slim.Budget, job: TrialJob) -> JudgedRow:
+    """Judge one budget, on a worker."""
+    started = time.monotonic()
+    device = worker_device()
+    checkpoint = receive_checkpoint(job.shared)
+    architecture = checkpoint.select(budget)
+    cost = slim.count(architecture)
+    vit = slim.extract(checkpoint, architecture).to(device)
+    task, teacher = ray.get(job.shared.task), receive_teacher(job.shared).to(device)
+    return JudgedRow(
+        number=number,
+        tokens=budget.tokens,
+        mhsa=budget.mhsa,
+        mlp=budget.mlp,
+        gmacs=cost.macs / 1e9,
+        params_m=cost.params / 1e6,
+        val_top1=repair_where_it_helps(vit, teacher, task, job, device),
+        latency_ms=measured_latency(vit, job.config),
+        seconds=time.monotonic() - started,
+    )

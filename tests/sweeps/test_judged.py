@@ -1,0 +1,83 @@
+"""The judged study judges each network once, the same ones however often it is interrupted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from slim import Budget
+from sweeps.config import SweepConfig, resolved
+from sweeps.front import non_dominated, spread_over_macs
+from sweeps.judged import JudgedRow, JudgedStudy
+from sweeps.space import DENSE
+from tests.sweeps.searched import space_of
+
+CONFIG = resolved(SweepConfig(seed=5))
+CONFIG = replace(CONFIG, judge=replace(CONFIG.judge, budgets=40, batch=8))
+
+
+def judged_row(study: JudgedStudy, number: int, budget: Budget) -> JudgedRow:
+    """A made-up outcome, better with cost, best for budgets that keep MLP units."""
+    cost = study.space.cost(budget)
+    gmacs = cost.macs / 1e9
+    top1 = 90 * budget.mlp**0.3 * budget.mhsa**0.2 * budget.tokens**0.1
+    shares = (budget.tokens, budget.mhsa, budget.mlp)
+    return JudgedRow(number, *shares, gmacs, cost.params / 1e6, top1, 10 * gmacs, 0.1)
+
+
+def judge(path: Path, config: SweepConfig, batches: int = 99) -> JudgedStudy:
+    study = JudgedStudy(path / "journal", config, space_of(config))
+    while batches and (batch := study.ask()):
+        first = len(study.rows())
+        study.tell([judged_row(study, first + i, budget) for i, budget in enumerate(batch)])
+        batches -= 1
+    return study
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_each_network_is_judged_once_until_there_are_enough(tmp_path: Path, sampler: str) -> None:
+    config = replace(CONFIG, judge=replace(CONFIG.judge, sampler=sampler))  # type: ignore[arg-type]
+    study = judge(tmp_path, config)
+    rows = study.rows()
+    assert len(rows) == 40
+    assert len({study.space.identity(row.budget) for row in rows}) == 40
+    assert [row.number for row in rows] == list(range(40))
+    assert rows[0].budget == DENSE
+    assert study.space.smallest in [row.budget for row in rows]
+    assert study.front() == non_dominated(rows)
+
+
+def test_an_interrupted_study_judges_what_an_uninterrupted_one_judges(tmp_path: Path) -> None:
+    whole = judge(tmp_path / "whole", CONFIG).rows()
+    judge(tmp_path / "halves", CONFIG, batches=3)
+    assert judge(tmp_path / "halves", CONFIG).rows() == whole
+    other = judge(tmp_path / "other", replace(CONFIG, seed=6)).rows()
+    assert [row.budget for row in other] != [row.budget for row in whole]
+
+
+def test_a_space_with_few_networks_is_exhausted_instead_of_judged_twice(tmp_path: Path) -> None:
+    space = replace(CONFIG.space, tokens_min=1.0, mhsa_min=0.9, mlp_min=1.0, uniform=[])
+    study = judge(tmp_path, replace(CONFIG, space=space))
+    identities = {study.space.identity(row.budget) for row in study.rows()}
+    assert len(identities) == len(study.rows()) == 48 - round(0.9 * 48) + 1
+
+
+def test_a_network_too_slow_is_judged_but_not_on_the_front(tmp_path: Path) -> None:
+    limit = 5 * space_of(CONFIG).cost(DENSE).macs / 1e9  # half the dense model's
+    limited = replace(CONFIG, max_latency_ms=limit)
+    study = judge(tmp_path, limited)
+    too_slow = [row for row in study.rows() if (row.latency_ms or 0) > limit]
+    assert too_slow
+    assert not {row.number for row in too_slow} & {row.number for row in study.front()}
+    assert study.front()
+
+
+def test_the_first_of_a_front_however_many_are_spread_over_its_macs(tmp_path: Path) -> None:
+    front = judge(tmp_path, CONFIG).front()
+    spread = spread_over_macs(front)
+    assert sorted(row.number for row in spread) == sorted(row.number for row in front)
+    gmacs = [row.gmacs for row in spread]
+    assert gmacs[:2] == [max(gmacs), min(gmacs)]
+    middle = min(abs(gmacs[2] - end) for end in gmacs[:2])
+    assert all(min(abs(each - end) for end in gmacs[:2]) <= middle for each in gmacs)
+    assert spread_over_macs([]) == []
