@@ -14,15 +14,15 @@ from slim.subnetwork import architecture_of
 
 @torch.no_grad()
 def repair(
-    vit: Any, reference: Any, images: Iterable[Tensor], ridge: float = 1e-2, memory: float = 1.0
+    vit: Any, reference: Any, images: Iterable[Tensor], ridge: float = 1e-2, memory: float = 0.5
 ) -> None:
-    """Refit the output layer of every branch by least squares, block after block.
+    """Refit the output layer of every branch by least squares, block after block, then the head.
 
     In each block `proj`, then `fc2`, is refitted so that the residual stream after it is, on the
     calibration images, as near as possible to the reference's at the same token positions. Later
-    blocks see the repaired stream. A branch pruned whole gets the mean of what is missing. The
-    ridge pulls towards the weights that extraction gave, not towards zero, and sums run in
-    float64.
+    blocks see the repaired stream. A branch pruned whole gets the mean of what is missing. At
+    the end the classifier is refitted to the reference's logits. The ridge pulls towards the
+    weights that extraction gave, not towards zero, and sums run in float64.
 
     Args:
         vit: A subnetwork; changed in place.
@@ -54,6 +54,7 @@ def repair(
                 stream.slim = stream.slim[:, keep]
         for branch in ("attn", "mlp"):
             _refit_branch(family, block, branch, dense_block, streams, positions, ridge, memory)
+    _refit_classifiers(vit, dense, batches, ridge)
 
 
 class _Streams:
@@ -109,6 +110,35 @@ def _features(block: Any, branch: str, x: Tensor) -> Tensor:
     finally:
         setattr(module, name, layer)
     return features
+
+
+def _refit_classifiers(vit: Any, dense: Any, batches: list[Tensor], ridge: float) -> None:
+    """Refit the linear heads (two in a distilled DeiT) to the logits of the reference's."""
+    for layer, wanted in zip(_classifiers(vit), _classifiers(dense), strict=True):
+        features, targets = [], []
+        for batch in batches:
+            features.append(_seen_by(layer, vit, batch)[0])
+            targets.append(_seen_by(wanted, dense, batch)[1])
+        _refit(layer, features, targets, None, ridge)
+
+
+def _classifiers(model: Any) -> list[nn.Linear]:
+    """The layers that give logits; none of a model without classes."""
+    heads = model.get_classifier()
+    return [
+        h for h in (heads if isinstance(heads, tuple) else (heads,)) if isinstance(h, nn.Linear)
+    ]
+
+
+def _seen_by(layer: nn.Linear, model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What enters and what leaves a layer when a model sees images."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    try:
+        model(images)
+    finally:
+        hook.remove()
+    return seen[0]
 
 
 def _refit(

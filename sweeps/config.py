@@ -213,7 +213,7 @@ class FinetuneConfig(TrainConfig):
     Args:
         epochs: Passes over the train split; default: 1 after weight sharing, else 4.
         repair_images: Training images for the closed-form repair before fine-tuning, 0 for none;
-            default: 512, and none after weight sharing. The repair is taken back where val says
+            default: 1024, and none after weight sharing. The repair is taken back where val says
             that it does not help.
         reduction: Early stopping: of the trials that come to a rung (epochs / reduction, epochs /
             reduction^2, ...) one of so many goes on, by non-dominated rank; 0 for no stopping.
@@ -361,7 +361,7 @@ def resolved(config: SweepConfig) -> SweepConfig:
         finetune=replace(
             finetune,
             epochs=_or(finetune.epochs, 1 if share_epochs else 4),
-            repair_images=_or(finetune.repair_images, 0 if share_epochs else 512),
+            repair_images=_or(finetune.repair_images, 0 if share_epochs else 1024),
         ),
     )
 

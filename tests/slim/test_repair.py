@@ -151,3 +151,16 @@ def test_the_reference_and_the_images_are_not_changed() -> None:
     )
     assert all(torch.equal(dense.state_dict()[name], tensor) for name, tensor in weights.items())
     assert all(torch.equal(a, b) for a, b in zip(images, kept, strict=True))
+
+
+def test_the_head_is_refitted_to_the_logits_of_the_reference() -> None:
+    dense = dense_model()
+    checkpoint = checkpoint_of(dense)
+    whole = slim.Architecture.dense(checkpoint.spec)
+    vit = slim.extract(checkpoint, whole)
+    same = slim.extract(checkpoint, whole)
+    torch.nn.init.normal_(vit.head.weight)
+    torch.nn.init.normal_(vit.head.bias)
+    assert distance(vit, same) > 1
+    slim.repair(vit, same, batches(), ridge=1e-9)
+    assert distance(vit, same) < 1e-9
