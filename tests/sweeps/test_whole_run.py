@@ -66,7 +66,41 @@ def test_networks_are_cut_by_the_scores_of_the_search_from_the_shared_weights(
     assert run.data.metrics["val_top1"] == shared.metrics["val_top1"]
 
 
-def test_every_trial_is_complete_and_the_first_budgets_are_the_planned_ones(
+def judged_front(sweep: FinishedSweep) -> list[list[float]]:
+    """Budgets of the judged front, by looking at every pair."""
+    judged = pd.read_csv(sweep.folder / "judged.csv")
+    budgets = []
+    for _, one in judged.iterrows():
+        no_worse = judged[(judged.val_top1 >= one.val_top1) & (judged.gmacs <= one.gmacs)]
+        if not ((no_worse.val_top1 > one.val_top1) | (no_worse.gmacs < one.gmacs)).any():
+            budgets.append(one[["tokens", "mhsa", "mlp"]].tolist())
+    return budgets
+
+
+def test_judged_budgets_are_those_of_optuna_each_worth_what_its_network_scores(
+    sweep: FinishedSweep,
+) -> None:
+    judged = pd.read_csv(sweep.folder / "judged.csv")
+    journal = JournalFileBackend(str(sweep.folder / "state" / "study.journal"))
+    study = optuna.load_study(study_name="judged", storage=JournalStorage(journal))
+    assert [trial.values for trial in study.trials] == judged[
+        ["val_top1", "gmacs"]
+    ].values.tolist()
+    assert len(judged) == 12
+    assert parent_run(sweep).data.metrics["judged"] == 12
+    assert parent_run(sweep).data.metrics["judged_front"] == len(judged_front(sweep))
+    shared = slim.MaskCheckpoint.load(sweep.folder / "shared")
+    about = slim.serving.load_about(sweep.folder / "dense")
+    preprocessing = Preprocessing.from_json(about["preprocessing"])
+    for _, one in judged.iloc[[0, 5, 11]].iterrows():
+        architecture = shared.select(slim.Budget(one.tokens, one.mhsa, one.mlp))
+        vit = slim.extract(shared, architecture)
+        assert top1(vit, load_task("digits"), "val", preprocessing) == one.val_top1
+        assert slim.count(architecture).macs / 1e9 == one.gmacs
+        assert slim.count(architecture).params / 1e6 == one.params_m
+
+
+def test_every_trial_is_complete_and_starts_from_the_judged_front(
     sweep: FinishedSweep,
 ) -> None:
     trials = sweep.trials
@@ -77,7 +111,9 @@ def test_every_trial_is_complete_and_the_first_budgets_are_the_planned_ones(
     assert trials["trial"].tolist() == [0, 1, 2, 3]
     assert (trials["state"] == "COMPLETE").all()
     assert trials.loc[0, ["tokens", "mhsa", "mlp"]].tolist() == [1, 1, 1]
-    assert trials.loc[1, ["tokens", "mhsa", "mlp"]].tolist() == [0.5, 0.5, 0.5]
+    on_front = judged_front(sweep)
+    for number in (1, 2):
+        assert trials.loc[number, ["tokens", "mhsa", "mlp"]].tolist() in on_front
     assert not trials.isna().any().any()
 
 
@@ -162,7 +198,7 @@ def test_the_parent_run_holds_values_figures_tables_and_reports(sweep: FinishedS
     client = MlflowClient(sweep.tracking_uri)
     names = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert names >= {"front.html", "hypervolume.html", "structure.html", "reports"}
-    assert names >= {"trials.csv", "front.csv", "transfer.csv"}
+    assert names >= {"trials.csv", "front.csv", "transfer.csv", "judged.csv", "judged.html"}
     for kind in ("dense", "search"):
         (stage,) = children(sweep, kind)
         assert stage.info.status == "FINISHED"
@@ -212,7 +248,7 @@ def test_the_configuration_is_enough_to_run_it_again(sweep: FinishedSweep) -> No
 
 
 def test_the_terminal_shows_stages_front_and_the_mlflow_line(sweep: FinishedSweep) -> None:
-    for words in ("dense: epoch 4/4", "search: epoch 1/1", "sweep: trial", "left"):
+    for words in ("dense: epoch 4/4", "search: epoch 1/1", "judge: 12/12", "sweep: trial", "left"):
         assert words in sweep.output
     assert "Pareto front" in sweep.output
     assert f"mlflow ui --backend-store-uri {sweep.tracking_uri}" in sweep.output
