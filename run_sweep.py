@@ -6,7 +6,7 @@ import warnings
 
 from slim import SlimError
 from sweeps.cli import parse
-from sweeps.errors import InputError, InterruptedRun
+from sweeps.errors import InputError, InterruptedRun, StoppedRun
 from sweeps.pipeline import execute
 
 BAD_INPUT, INTERRUPTED, FAILED = 2, 130, 1
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _stop(str(error), BAD_INPUT)
     except (InterruptedRun, KeyboardInterrupt) as error:
         return _stop(str(error) or "interrupted", INTERRUPTED)
-    except SlimError as error:
+    except (SlimError, StoppedRun) as error:
         return _stop(str(error), FAILED)
 
 

@@ -11,6 +11,7 @@ from slim.errors import (
     RecipeError,
     SlimError,
     StoppedTraining,
+    StorageError,
     TaskError,
     UnsupportedModelError,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Scores",
     "SlimError",
     "StoppedTraining",
+    "StorageError",
     "SwinSpec",
     "TaskError",
     "UnsupportedModelError",

@@ -25,6 +25,10 @@ class DivergenceError(SlimError):
     """A training whose loss or gradients are no longer finite."""
 
 
+class StorageError(SlimError):
+    """A disk that is full or read-only."""
+
+
 class RecipeError(SlimError):
     """A recipe that no training can follow."""
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from slim.errors import FileFormatError
+from slim.storage import needing_space
 
 VERSION = 2
 LARGEST_HEADER = 64 * 1024 * 1024
@@ -42,22 +43,25 @@ def write_tensors(
 
     Returns:
         The folder.
+
+    Raises:
+        StorageError: If the disk is full; an older pair stays.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    target, folder = Path(folder), Path(folder).resolve()  # a link to a folder stays one
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    draft.mkdir()
     try:
-        weights = draft / f"{stem}.safetensors"
-        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, weights)
-        stamped = {"format": kind, "version": VERSION, "sha256": _sha256(weights)} | header
-        (draft / _header_name(stem)).write_text(_header_text(stamped))
-        for name, text in (texts or {}).items():
-            (draft / name).write_text(text, encoding="utf-8", newline="")
-        _replace_folder(draft, folder)
+        with needing_space(folder):
+            draft.mkdir(parents=True)
+            weights = draft / f"{stem}.safetensors"
+            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, weights)
+            stamped = {"format": kind, "version": VERSION, "sha256": _sha256(weights)} | header
+            (draft / _header_name(stem)).write_text(_header_text(stamped))
+            for name, text in (texts or {}).items():
+                (draft / name).write_text(text, encoding="utf-8", newline="")
+            _replace_folder(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return folder
+    return target
 
 
 def read_tensors(

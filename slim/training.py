@@ -81,6 +81,8 @@ class Training:
 
     Attributes:
         history: The finished epochs, those before an interruption too.
+        accumulation: Parts of a batch that go through the network one after the other; more than
+            the recipe's where the GPU's memory could not hold those.
 
     Raises:
         UnsupportedModelError: If the recipe asks for gradient checkpointing and the model has
@@ -107,6 +109,7 @@ class Training:
         self.history: list[Epoch] = []
         self.running = RunningEpoch()
         self.saved = "no state of it was saved"
+        self.accumulation = recipe.accumulation
         self.steps = task.steps_per_epoch(recipe.batch_size, self.processes.world_size)
         set_drop_path(model, recipe.drop_path)
         if recipe.grad_checkpointing and not hasattr(timm_model(model), "set_grad_checkpointing"):
@@ -246,7 +249,7 @@ class Training:
             self.scheduler.step_update(update - 1)
         images = images.to(self.device, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
-        loss = self._backward(*self.targets(images, labels))
+        loss = self._backward_that_fits(*self.targets(images, labels), update)
         self._check_finite("loss", loss, update)
         self.scaler.unscale_(self.optimizer)
         norm = self._clip_gradients()
@@ -302,10 +305,23 @@ class Training:
         np.random.seed(derive_seed("mixup", self.seed, update))  # timm's Mixup draws from it
         torch.manual_seed(derive_seed("dropout", self.seed, update, self.processes.rank))
 
+    def _backward_that_fits(self, images: Tensor, targets: Tensor, update: int) -> float:
+        """`_backward`, with parts halved until the memory holds them; one process alone."""
+        while True:
+            try:
+                return self._backward(images, targets)
+            except torch.OutOfMemoryError:
+                if self.processes.world_size > 1 or 2 * self.accumulation > len(images):
+                    raise
+            self.accumulation *= 2  # here, where the error no longer holds the tensors it met
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            self._seed(update)
+
     def _backward(self, images: Tensor, targets: Tensor) -> float:
         """Leave the gradients of the batch's mean loss, part by part; returns that loss."""
         self.optimizer.zero_grad(set_to_none=True)
-        count = self.recipe.accumulation
+        count = self.accumulation
         parts = list(zip(images.tensor_split(count), targets.tensor_split(count), strict=True))
         total = torch.zeros((), device=self.device)
         for part in parts[:-1]:

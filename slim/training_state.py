@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from slim.errors import FileFormatError
+from slim.storage import needing_space
 
 # What `torch.load` and `load_state_dict` raise on a file that is damaged or of something else.
 UNREADABLE = (
@@ -25,14 +26,22 @@ UNREADABLE = (
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Replace the file in one step: a reader sees the old or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace the file in one step: a reader sees the old or the new one, whole.
+
+    Raises:
+        StorageError: If the disk is full; the old one stays.
+    """
     draft = path.with_suffix(".draft")
-    with draft.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with needing_space(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with draft.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @contextmanager

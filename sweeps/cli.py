@@ -40,6 +40,28 @@ def parse(arguments: list[str]) -> Command:
         InputError: If an option is unknown, abbreviated, ill-typed or out of range; one line.
     """
     parser = make_parser()
+    values, given = _checked(parser, arguments)
+    config = _instantiate(parser, values)
+    resume = values.resume
+    for name in (config.name, resume):
+        check_name(name)
+    known = frozenset(given & flatten(config.to_dict()).keys())
+    return Command(absolute_paths(resolved(config)), resume, known, values.dry_run)
+
+
+def read_values(path: Path) -> SweepConfig:
+    """A file of values as it stands, under the checks of the command line.
+
+    Raises:
+        InputError: If it cannot be read, or a value is unknown, ill-typed or out of range.
+    """
+    parser = make_parser()
+    values, _ = _checked(parser, [f"--config={path}"])
+    return resolved(_instantiate(parser, values))
+
+
+def _checked(parser: ArgumentParser, arguments: list[str]) -> tuple[Namespace, set[str]]:
+    """The values, and the names of those that were given."""
     try:
         normalised = _normalised(arguments)
         values = parser.parse_args(normalised)
@@ -48,12 +70,7 @@ def parse(arguments: list[str]) -> Command:
             given |= flatten(yaml.load(Path(str(path)).read_text(), _UniqueKeyLoader)).keys()
     except Exception as error:  # jsonargparse and yaml raise many kinds, all about the input
         raise InputError(_one_line(str(error))) from error
-    config = _instantiate(parser, values)
-    resume = values.resume
-    for name in (config.name, resume):
-        check_name(name)
-    known = frozenset(given & flatten(config.to_dict()).keys())
-    return Command(absolute_paths(resolved(config)), resume, known, values.dry_run)
+    return values, given
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

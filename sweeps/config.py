@@ -296,6 +296,8 @@ class SweepConfig:
         cpus_per_trial: CPUs of one trial.
         gpus_per_trial: GPUs of one trial, a fraction to share one; default: 1 where the cluster
             has GPUs.
+        max_retries: How often a trial or stage is tried again, from its last state, after its
+            worker died.
         seed: Of everything random.
         storage: Folder for runs; all nodes must see it.
         tracking_uri: MLflow's tracking server or database.
@@ -327,6 +329,7 @@ class SweepConfig:
     concurrency: PositiveInt | None = None
     cpus_per_trial: PositiveInt = 1
     gpus_per_trial: NonNegativeFloat | None = None
+    max_retries: NonNegativeInt = 3
     seed: Seed = 0
     storage: str = "runs"
     tracking_uri: str = "sqlite:///mlflow.db"

@@ -18,6 +18,7 @@ from slim.spec import read_spec
 from slim.tasks import Preprocessing, Task
 from slim.training import Epoch, Training
 from sweeps.config import SweepConfig
+from sweeps.course import course
 from sweeps.errors import InputError
 from sweeps.worker import worker_device
 
@@ -99,7 +100,7 @@ def train_dense(config: SweepConfig, task: Task, folder: Path, state: Path) -> I
     recipe = replace(config.dense, epochs=dense_epochs(config)).recipe()
     if recipe.epochs:
         training = Training(model, task, preprocessing, recipe, seed=config.seed, device=device)
-        yield from training.resumable_epochs(state)
+        yield from course(training, state)
         model = training.evaluated
     accuracy = top1(model.to(device), task, "val", preprocessing, device=device)
     about = {"preprocessing": preprocessing.to_json(), "data": task.fingerprint()}

@@ -7,3 +7,10 @@ class InputError(Exception):
 
 class InterruptedRun(Exception):
     """The user stopped the run; exit code 130."""
+
+
+class StoppedRun(Exception):
+    """A service or a disk that the run cannot do without; exit code 1. One line.
+
+    What the run has done is kept, and it can be resumed.
+    """

@@ -16,6 +16,7 @@ from slim.search import search_training
 from slim.tasks import Task
 from slim.training import Epoch, Objective, cross_entropy
 from sweeps.config import SweepConfig
+from sweeps.course import course
 from sweeps.dense import saved_preprocessing
 from sweeps.worker import worker_device
 
@@ -52,7 +53,7 @@ def search_masks(
         seed=config.seed,
         device=device,
     )
-    yield from training.resumable_epochs(state)
+    yield from course(training, state)
     accuracy = top1(training.evaluated, task, "val", preprocessing, device=device)
     searched = training.evaluated
     assert isinstance(searched, slim.MaskedModel)

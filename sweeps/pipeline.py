@@ -1,5 +1,6 @@
 """The whole run: each stage takes the one before it as a value and gives one back."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ import slim
 from slim.evaluation import top1
 from slim.ranking import select
 from slim.spec import read_spec
+from slim.storage import is_out_of_space
 from slim.subnetwork import architecture_of
 from slim.tasks import Preprocessing, Task, load_task
 from slim.training import Epoch, Training
@@ -30,7 +32,7 @@ from sweeps.dense import (
     train_dense,
 )
 from sweeps.early_stopping import ParetoHalving
-from sweeps.errors import InputError, InterruptedRun
+from sweeps.errors import InputError, InterruptedRun, StoppedRun
 from sweeps.front import pareto_front
 from sweeps.judged import JudgedStudy
 from sweeps.judging import judge_budgets
@@ -38,7 +40,7 @@ from sweeps.masking import search_masks
 from sweeps.plan import Plan, make_plan, probe_speed
 from sweeps.progress import Progress, print_end
 from sweeps.publishing import log_transfer, publish_front, publish_judged, publish_reports
-from sweeps.recorder import Recorder
+from sweeps.recorder import Recorder, run_of
 from sweeps.repeats import RepeatRow, plan_repeats, repeat_trial, spread_of
 from sweeps.run_folder import RunFolder
 from sweeps.sharing import share_weights
@@ -51,6 +53,7 @@ from sweeps.space import (
     uniform_budgets,
 )
 from sweeps.stages import naming_stage, spread, stream
+from sweeps.stopping import StopRequest
 from sweeps.study import BudgetStudy
 from sweeps.sweep import sweep_budgets
 from sweeps.tracking import FAILED, FINISHED, KILLED, Tracker
@@ -60,8 +63,13 @@ from sweeps.trials import COMPLETE, TransferRow, TrialRow, write_table
 from sweeps.worker import worker_device
 
 # What a resumed run may be given anew; everything else must be what it began with.
-MAY_CHANGE = {"cluster", "concurrency", "cpus_per_trial", "gpus_per_trial", "storage", "verbose"}
+MAY_CHANGE = {
+    *("cluster", "concurrency", "cpus_per_trial", "gpus_per_trial", "max_retries"),
+    *("storage", "verbose"),
+}
 DONE, NO_FRONT = 0, 1
+DENSE_RUN = "dense.dense"
+SECONDS_TO_SAY_GOODBYE = 3.0
 _ANY_IMAGE = Preprocessing((1, 1, 1), (0.0,), (1.0,))
 
 
@@ -74,6 +82,7 @@ def execute(command: Command) -> int:
     Raises:
         InputError: If a value cannot be used.
         InterruptedRun: If the user stopped it.
+        StoppedRun: If a service or a disk failed for good.
     """
     config = _resumed_config(command) if command.resume else command.config
     config, task, transfers, model = _check_inputs(config)
@@ -89,14 +98,18 @@ def execute(command: Command) -> int:
         folder.write_config(config)  # a raised number of trials is that of later resumes too
     else:
         folder = RunFolder.create(config, folder.name)
-    try:
-        with connect(config) as resources:
-            run = Run(config, folder, Tracker(config.tracking_uri), resources, task, transfers)
-            return run.to_end(_plan(config, task, transfers, model, resources.concurrency, False))
-    except InputError:
-        if not command.resume:
-            folder.discard()  # nothing was begun
-        raise
+    with folder.alone():
+        folder.remove_drafts()
+        try:
+            with connect(config) as resources:
+                tracker = Tracker(config.tracking_uri, folder.path)
+                run = Run(config, folder, tracker, resources, task, transfers)
+                plan = _plan(config, task, transfers, model, resources.concurrency, False)
+                return run.to_end(plan)
+        except InputError:
+            if not command.resume:
+                folder.discard()  # nothing was begun
+            raise
 
 
 class Run:
@@ -124,30 +137,50 @@ class Run:
         self.resources, self.task, self.transfers = resources, task, transfers
         self.task_reference = ray.put(task)
         self.repeats: list[RepeatRow] = []
+        self.stop = StopRequest(folder.stop)
 
     def to_end(self, plan: Plan) -> int:
         """Run every stage that is not done; the exit code."""
-        began = self.folder.recall("mlflow_run") is not None
-        run = self.tracker.begin(self.folder.name, self.folder.recall("mlflow_run"))
-        self.folder.remember("mlflow_run", run)
-        if not began:
-            self.tracker.params(run, flatten(self.config.to_dict()))
+        self.tracker.begin(self.folder.name)
+        self.tracker.params(self.tracker.parent, flatten(self.config.to_dict()))
         try:
-            with Progress(self.folder.name, plan) as self.progress:
+            with Progress(self.folder.name, plan) as self.progress, self.stop.by_signal():
+                self.tracker.on_note(self.progress.note)
                 rows = self._stages()
+                self.tracker.flush()
         except (KeyboardInterrupt, InterruptedRun) as error:
-            self.tracker.finish_parent(KILLED)
+            self._stop_tracking(KILLED)
             raise InterruptedRun(
-                f"interrupted; finished trials are kept in {self.folder.path}; go on with "
-                f"python run_sweep.py --resume {self.folder.name}"
+                f"interrupted; finished trials are kept in {self.folder.path}; {self._go_on}"
             ) from error
-        except BaseException:
-            self.tracker.finish_parent(FAILED)
+        except StoppedRun as error:
+            self._stop_tracking(KILLED)
+            raise StoppedRun(f"{error}; {self._go_on}") from error
+        except BaseException as error:
+            if is_out_of_space(error):
+                self._stop_tracking(KILLED)
+                raise StoppedRun(
+                    f"no space is left for {self.folder.path} or {self.config.tracking_uri}; free "
+                    f"some, then {self._go_on}"
+                ) from error
+            self._stop_tracking(FAILED)
             raise
+        finally:
+            self.tracker.close()
         self._print_end(rows, plan)
         front = pareto_front(rows)
         self.folder.remember("finished_trials", self.config.trials)
         return DONE if front else NO_FRONT
+
+    @property
+    def _go_on(self) -> str:
+        return f"go on with python run_sweep.py --resume {self.folder.name}"
+
+    def _stop_tracking(self, status: str) -> None:
+        """End the sweep's run in MLflow if that is possible at once; else resuming does."""
+        with contextlib.suppress(StoppedRun, OSError):
+            self.tracker.finish_parent(status)
+            self.tracker.flush(SECONDS_TO_SAY_GOODBYE)
 
     def _stages(self) -> list[TrialRow]:
         folder = self.folder
@@ -164,7 +197,7 @@ class Run:
         checkpoint = slim.MaskCheckpoint.load(searched)
         dense = slim.load(folder.dense)
         shared = broadcast(checkpoint, dense, self.task, saved_preprocessing(folder.dense))
-        job = TrialJob(self.config, shared, folder.models, folder.state / "trials")
+        job = TrialJob(self.config, shared, folder.models, folder.state / "trials", folder.stop)
         space = BudgetSpace(self.config, checkpoint.spec, checkpoint.ranking)
         judged = self._judge(job, JudgedStudy(folder.journal, self.config, space))
         study = BudgetStudy(folder.journal, self.config, space, judged)
@@ -178,6 +211,7 @@ class Run:
         self._transfer([row.trial for row in front])
         self.tracker.finish_parent(FINISHED if front else FAILED)  # the reports say how it ended
         self.progress.begin("reports")
+        self.tracker.flush()
         publish_reports(self.tracker, folder, self.config.tracking_uri)
         return rows
 
@@ -189,26 +223,29 @@ class Run:
         result: Path,
         folders: tuple[Path, ...],
     ) -> None:
-        """Train one network as a task of its own, unless its result is there."""
-        if result.is_dir():
+        """Train one network as a task of its own, unless it is done."""
+        if self.folder.recall(f"{name}_done"):
             self.progress.skip(name)
             return
         self.progress.begin(name)
         run, started = self._stage_run(name), time.monotonic()
         arguments = (self.config, self.task_reference, *folders, self.folder.state / f"{name}.pt")
-        trained = stream(function, *arguments, **self.resources.stage)
+        retries = self.config.max_retries
+        trained = stream(function, *arguments, retries=retries, **self.resources.stage)
         try:
             with naming_stage(name):
                 self._follow(name, run, trained, epochs)
-        except InterruptedRun:
-            raise
+        except slim.StoppedTraining as error:
+            raise InterruptedRun from error
+        except slim.StorageError as error:
+            raise StoppedRun(str(error)) from error
         except Exception as error:
-            self.tracker.tags(run, {"reason": str(error)[:500]})
-            self.tracker.finish(run, FAILED)
+            self.tracker.finish(run, FAILED, str(error))
             raise
         self.tracker.metrics(run, {"seconds": time.monotonic() - started})
         self.tracker.artifact(run, result)
         self.tracker.finish(run)
+        self.folder.remember(f"{name}_done", True)
 
     def _follow(self, name: str, run: str, trained: Iterator[Epoch], epochs: int) -> None:
         """Log and show a stage's epochs as they come."""
@@ -221,11 +258,7 @@ class Run:
 
     def _stage_run(self, name: str) -> str:
         """The MLflow run of a stage; an interrupted one is taken up again."""
-        key = f"{name}_run"
-        run: str | None = self.folder.recall(key)
-        if run is None:
-            run = self.tracker.child(name, name)
-            self.folder.remember(key, run)
+        run = self.tracker.child(name, name)
         self.tracker.reopen(run)
         return run
 
@@ -241,6 +274,7 @@ class Run:
         started = time.monotonic()
         with naming_stage("judge"):
             for done in judge_budgets(job, study, self.resources):
+                self._end_if_asked()
                 detail = f"{done}/{total} budgets, {len(study.front())} on their front"
                 self.progress.advance("judge", done / total, detail)
         rows = study.rows()
@@ -254,16 +288,24 @@ class Run:
     def _sweep(self, job: TrialJob, study: BudgetStudy, checkpoint: slim.MaskCheckpoint) -> None:
         """Train budgets until there are as many as asked."""
         config, folder = self.config, self.folder
-        if study.remaining() <= 0:
-            self.progress.skip("sweep")
-            return
-        self.progress.begin("sweep")
         epochs = int(config.finetune.epochs or 0)
         reduction = config.finetune.reduction
         stopper = ParetoHalving(study, epochs, reduction) if reduction else None
         recorder = Recorder(
-            study, self.tracker, folder, checkpoint, epochs, stopper, self._watch(study, epochs)
+            study,
+            self.tracker,
+            folder,
+            checkpoint,
+            epochs,
+            stopper,
+            self._watch(study, epochs),
+            self.stop,
         )
+        recorder.reconcile()
+        if study.remaining() <= 0:
+            self.progress.skip("sweep")
+            return
+        self.progress.begin("sweep")
         sweep_budgets(job, study, recorder, stopper, self.resources, folder, config.verbose)
         tau = study.rank_correlation()
         if tau is not None:
@@ -281,6 +323,7 @@ class Run:
         most, resources = self.resources.concurrency, self.resources.trial
         rows = []
         for done, (_, result) in enumerate(spread(repeat_trial, jobs, most, **resources), 1):
+            self._end_if_asked()
             rows.append(_raised(result))
             self.progress.advance("repeats", done / len(jobs), f"training {done}/{len(jobs)}")
         self.repeats = rows
@@ -316,13 +359,13 @@ class Run:
         jobs = [(self._network(key), self.task_reference) for key in missing]
         most, resources = self.resources.concurrency, self.resources.trial
         for done, (index, result) in enumerate(spread(test_network, jobs, most, **resources), 1):
+            self._end_if_asked()
             known[missing[index]] = _raised(result)
             slim.add_about(jobs[index][0], {"test_top1": known[missing[index]]})
             self.progress.advance("test", done / len(jobs), f"network {done}/{len(jobs)}")
-        self.folder.remember("test_top1", known)
-        runs, epochs = self.folder.recall("trial_runs", {}), int(self.config.finetune.epochs or 0)
+        epochs = int(self.config.finetune.epochs or 0)
         for key in missing:
-            run = runs[key] if key != "dense" else self.folder.recall("dense_run")
+            run = DENSE_RUN if key == "dense" else run_of(int(key))
             self.tracker.metrics(run, {"test_top1": known[key]}, step=epochs)
             for name in (slim.serving.HEADER, slim.serving.CARD):
                 folder = "dense" if key == "dense" else "model"
@@ -330,12 +373,13 @@ class Run:
         if "dense" in missing:
             cost = slim.count(architecture_of(slim.load(self.folder.dense)))
             figures = {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6}
-            self.tracker.metrics(self.folder.recall("dense_run"), figures)
+            self.tracker.metrics(DENSE_RUN, figures)
+        self.folder.remember("test_top1", known)
         rows = [replace(row, test_top1=known.get(str(row.trial))) for row in study.rows()]
-        self._publish_repeats(rows, runs)
+        self._publish_repeats(rows)
         return rows
 
-    def _publish_repeats(self, rows: list[TrialRow], runs: dict[str, str]) -> None:
+    def _publish_repeats(self, rows: list[TrialRow]) -> None:
         """Write repeats.csv; mean and spread go to the trials' runs."""
         if not self.repeats:
             return
@@ -350,7 +394,12 @@ class Run:
         self.tracker.artifact(self.tracker.parent, self.folder.path / "repeats.csv")
         for number in sorted(again):
             figures = spread_of([row for row in table if row.trial == number])
-            self.tracker.metrics(runs[str(number)], figures)
+            self.tracker.metrics(run_of(number), figures)
+
+    def _end_if_asked(self) -> None:
+        """Between two jobs: the user may have asked to stop."""
+        if self.stop.made:
+            raise InterruptedRun
 
     def _network(self, key: str) -> Path:
         """Folder of a trial's network, or of the dense one."""
@@ -363,7 +412,10 @@ class Run:
         jobs = plan_transfer(
             self.transfers, front, folder.models, folder.dense, config.transfer.seeds
         )
-        rows = [done[0] for job in jobs if (done := finished_transfer(job, results))]
+        done = [found for job in jobs if (found := finished_transfer(job, results))]
+        for finished in done:  # a killed run may not have said so
+            log_transfer(self.tracker, *finished)
+        rows = [row for row, _, _ in done]
         todo = [job for job in jobs if not finished_transfer(job, results)]
         if todo:
             self.progress.begin("transfer")
@@ -371,6 +423,7 @@ class Run:
         arguments = [(job, references[job.task], config, results) for job in todo]
         most, resources = self.resources.concurrency, self.resources.trial
         for index, result in spread(run_transfer, arguments, most, **resources):
+            self._end_if_asked()
             job = todo[index]
             if isinstance(result, BaseException):
                 self.progress.note(f"transfer of {job.trial} to {job.task} failed: {result}")

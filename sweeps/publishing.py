@@ -59,7 +59,7 @@ def publish_reports(tracker: Tracker, folder: RunFolder, tracking_uri: str) -> l
 
 
 def log_transfer(tracker: Tracker, row: TransferRow, curve: list[float], seconds: float) -> None:
-    """Log one fine-tuning on a transfer task as a run below the sweep's."""
+    """Log one fine-tuning on a transfer task as a run below the sweep's, once."""
     run = tracker.child(f"{row.task}-{row.trial}-{row.seed}", "transfer", {"trial": row.trial})
     about = {name: getattr(row, name) for name in ("task", "trial", "method", "seed")}
     tracker.params(run, about)

@@ -1,9 +1,8 @@
 """Where a trial ends: told to the study, written to trials.csv and front.csv, logged in MLflow."""
 
 import json
-import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,15 @@ from ray.tune.experiment import Trial
 from slim import Budget, MaskCheckpoint, count
 from sweeps.early_stopping import ParetoHalving
 from sweeps.front import pareto_front
-from sweeps.run_folder import RunFolder
+from sweeps.run_folder import RunFolder, remove
+from sweeps.stopping import StopRequest
 from sweeps.study import BudgetStudy
 from sweeps.tracking import FAILED as RUN_FAILED
-from sweeps.tracking import FINISHED, KILLED, Tracker, changed_tags
+from sweeps.tracking import FINISHED, KILLED, Tracker
 from sweeps.trials import COMPLETE, FAILED, PRUNED, TrialRow, write_table
 
 COLUMNS = ("gmacs", "params_m", "val_top1", "epochs", "seconds", "latency_ms")
+STATUS = {COMPLETE: FINISHED, PRUNED: KILLED, FAILED: RUN_FAILED}  # of MLflow
 
 
 class Recorder(tune.Callback):
@@ -33,6 +34,7 @@ class Recorder(tune.Callback):
         epochs: After which a trial is complete.
         stopper: Knows which trials were stopped early; None where none are.
         watch: Called with (event, trial number, its figures) for the display.
+        stop: Made here when a trial finds the disk full.
     """
 
     def __init__(
@@ -44,37 +46,55 @@ class Recorder(tune.Callback):
         epochs: int,
         stopper: ParetoHalving | None,
         watch: Callable[[str, int, dict[str, Any]], None],
+        stop: StopRequest,
     ) -> None:
         self.study, self.tracker, self.folder = study, tracker, folder
         self.checkpoint, self.epochs, self.watch = checkpoint, epochs, watch
         self.stopper = stopper
         self.untrained: dict[int, float] = {}
-        self.runs: dict[int, str] = folder.recall("trial_runs", {})
-        self.runs = {int(number): run for number, run in self.runs.items()}
-        self.on_front = [row.trial for row in pareto_front(study.rows())]
+        self.stop = stop
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing travels with Tune's own state: a resumed sweep makes this anew."""
         return {}
+
+    def reconcile(self) -> None:
+        """Bring MLflow, the tables and the folders to what the study says.
+
+        A killed sweep may have told the study of an end and nobody else.
+        """
+        rows = self.study.rows()
+        for row in rows:
+            self._begin(row.trial, Budget(row.tokens, row.mhsa, row.mlp))
+            self._end(row, self.study.reason(row.trial))
+        keep = {str(row.trial) for row in rows if row.state == COMPLETE}
+        keep |= {str(number) for number in self.study.running()}
+        for folder in self.folder.models.iterdir() if self.folder.models.is_dir() else ():
+            if folder.name not in keep:
+                remove(folder)
+        if rows:
+            self._publish()
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Begin the trial's run, or take up the one it had before an interruption."""
         number = int(trial.config["number"])
-        if number not in self.runs:
-            tags = {"trial": str(number), "state": "RUNNING"}
-            run = self.tracker.child(f"trial-{number}", "trial", tags)
-            budget = {name: trial.config[name] for name in ("tokens", "mhsa", "mlp")}
-            self.tracker.params(run, budget)
-            architecture = self.checkpoint.select(Budget(**budget))
-            self.tracker.text(run, "architecture.json", json.dumps(architecture.to_json()))
-            self.tracker.metrics(run, {f"kept_{k}": v for k, v in architecture.kept().items()})
-            self.runs[number] = run
-            self.folder.remember("trial_runs", self.runs)
-        else:
-            self.tracker.reopen(self.runs[number])
+        budget = Budget(*(float(trial.config[name]) for name in ("tokens", "mhsa", "mlp")))
+        self.tracker.reopen(self._begin(number, budget))
         self.watch("started", number, {})
+
+    def _begin(self, number: int, budget: Budget) -> str:
+        """The trial's run, with what is known of it before it trains."""
+        if self.tracker.ended(run := run_of(number)):
+            return run
+        self.tracker.child(f"trial-{number}", "trial", {"trial": str(number)})
+        self.tracker.tags(run, {"state": "RUNNING"})
+        self.tracker.params(run, asdict(budget))
+        architecture = self.checkpoint.select(budget)
+        self.tracker.text(run, "architecture.json", json.dumps(architecture.to_json()))
+        self.tracker.metrics(run, {f"kept_{k}": v for k, v in architecture.kept().items()})
+        return run
 
     def on_trial_result(
         self,
@@ -85,11 +105,13 @@ class Recorder(tune.Callback):
         **info: Any,
     ) -> None:
         """Log an epoch."""
+        if "halted" in result or "failed" in result:  # which on_trial_complete sees to
+            return
         number = int(trial.config["number"])
         figures = {name: result[name] for name in COLUMNS if name in result}
         if not result["epochs"]:
             self.untrained[number] = float(result["val_top1"])
-        self.tracker.metrics(self.runs[number], figures, step=int(result["epochs"]))
+        self.tracker.metrics(run_of(number), figures, step=int(result["epochs"]))
         self.watch("epoch", number, figures)
 
     def on_trial_complete(
@@ -97,6 +119,13 @@ class Recorder(tune.Callback):
     ) -> None:
         """Close a trial that ended without an error; half-trained is not complete."""
         result, number = trial.last_result, int(trial.config["number"])
+        if "halted" in result:  # to be gone on with when the run is resumed
+            if result["halted"]:
+                self.stop.make(result["halted"])
+            return
+        if "failed" in result:
+            self._close(trial, FAILED, result["failed"])
+            return
         stopped = self.stopper.stopped.get(number) if self.stopper else None
         if reason := result.get("pruned", stopped):
             self._close(trial, PRUNED, str(reason))
@@ -105,14 +134,19 @@ class Recorder(tune.Callback):
             self._close(trial, FAILED, "stopped before its last epoch")
             return
         row = self._row(trial, COMPLETE)
+        self._log_course(row, result)
         self.study.complete(row, self.untrained.get(row.trial))
-        run = self.runs[row.trial]
-        self.tracker.tags(run, {"state": COMPLETE, "front": "false"})
-        self.tracker.artifact(run, self.folder.models / str(row.trial), "model")
-        self.tracker.finish(run, FINISHED)
-        shutil.rmtree(self.folder.state / "trials" / str(row.trial), ignore_errors=True)
+        self._end(row, "")
         self._publish()
         self.watch("complete", row.trial, {})
+
+    def _log_course(self, row: TrialRow, result: dict[str, Any]) -> None:
+        """Log what a killed driver did not hear of, and whether memory was short."""
+        run = run_of(row.trial)
+        for epoch, accuracy in enumerate(result["curve"], start=1):
+            self.tracker.metrics(run, {"val_top1": accuracy}, step=epoch)
+        if "accumulation" in result:
+            self.tracker.tags(run, {"accumulation": str(result["accumulation"])})
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -123,12 +157,20 @@ class Recorder(tune.Callback):
     def _close(self, trial: Trial, state: str, reason: str) -> None:
         row = self._row(trial, state)
         self.study.close(row, reason)
-        run = self.runs[row.trial]
-        self.tracker.tags(run, {"state": state, "reason": reason[:500]})
-        self.tracker.finish(run, KILLED if state == PRUNED else RUN_FAILED)
-        shutil.rmtree(self.folder.state / "trials" / str(row.trial), ignore_errors=True)
+        self._end(row, reason)
         self._publish()
         self.watch(state.lower(), row.trial, {"reason": reason})
+
+    def _end(self, row: TrialRow, reason: str) -> None:
+        """Log what the study was told, unless it is logged, and drop the training's state."""
+        run = run_of(row.trial)
+        if not self.tracker.ended(run):
+            self.tracker.metrics(run, {name: getattr(row, name) for name in COLUMNS}, row.epochs)
+            self.tracker.tags(run, {"state": row.state})
+            if row.state == COMPLETE:
+                self.tracker.artifact(run, self.folder.models / str(row.trial), "model")
+            self.tracker.finish(run, STATUS[row.state], reason)
+        remove(self.folder.state / "trials" / str(row.trial))
 
     def _publish(self) -> None:
         """Bring tables and front tags to what the study says."""
@@ -136,10 +178,9 @@ class Recorder(tune.Callback):
         front = pareto_front(rows)
         write_table(self.folder.path / "trials.csv", TrialRow, rows)
         write_table(self.folder.path / "front.csv", TrialRow, front)
-        now = [row.trial for row in front]
-        for number, value in changed_tags(self.on_front, now).items():
-            self.tracker.tags(self.runs[number], {"front": value})
-        self.on_front = now
+        for row in rows:
+            if row.state == COMPLETE:
+                self.tracker.tags(run_of(row.trial), {"front": str(row in front).lower()})
 
     def _row(self, trial: Trial, state: str) -> TrialRow:
         result = trial.last_result or {}
@@ -154,6 +195,11 @@ class Recorder(tune.Callback):
             seconds=float(result.get("seconds", 0.0)),
             latency_ms=result.get("latency_ms"),
         )
+
+
+def run_of(number: int) -> str:
+    """Key of a trial's run."""
+    return f"trial.trial-{number}"
 
 
 def planned_row(checkpoint: MaskCheckpoint, number: int, budget: Budget) -> TrialRow:

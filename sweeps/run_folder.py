@@ -1,14 +1,20 @@
 """What a run leaves on disk, and how far it came."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import shutil
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from slim.files import write_text_atomic
-from sweeps.config import SweepConfig, from_dict
+from sweeps.cli import read_values
+from sweeps.config import SweepConfig
 from sweeps.errors import InputError
 
 
@@ -27,17 +33,21 @@ class RunFolder:
             InputError: If the name exists or the storage cannot be written.
         """
         folder = cls(config.storage, name)
+        draft = cls(config.storage, f".{name}.{uuid.uuid4().hex[:8]}")
         try:
-            folder.path.mkdir(parents=True)
-        except FileExistsError as error:
-            raise InputError(
-                f"run {name} exists in {config.storage}; give another --name, or --resume {name}"
-            ) from error
+            draft.path.mkdir(parents=True)
+            folder.write_config(config, draft.config_file)
+            draft.path.rename(folder.path)
         except OSError as error:
+            shutil.rmtree(draft.path, ignore_errors=True)
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY) or folder.path.exists():
+                raise InputError(
+                    f"run {name} exists in {config.storage}; give another --name, or "
+                    f"--resume {name}"
+                ) from error
             raise InputError(
                 f"storage {config.storage} cannot be written: {error.strerror}; give --storage"
             ) from error
-        folder.write_config(config)
         return folder
 
     @classmethod
@@ -52,10 +62,33 @@ class RunFolder:
             raise InputError(f"there is no run {name} in {storage}; check --resume and --storage")
         return folder
 
-    def write_config(self, config: SweepConfig) -> None:
+    def write_config(self, config: SweepConfig, path: Path | None = None) -> None:
         """Write all values, enough to run it again."""
         values = config.to_dict() | {"name": self.name}
-        write_text_atomic(self.config_file, yaml.safe_dump(values, sort_keys=False))
+        write_text_atomic(path or self.config_file, yaml.safe_dump(values, sort_keys=False))
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """In it no other process works on the run; a kill ends it too.
+
+        Raises:
+            InputError: If another process does.
+        """
+        self.state.mkdir(exist_ok=True)
+        with (self.state / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"another process works on run {self.name}") from error
+            except OSError:  # a file system without locks
+                pass
+            yield
+
+    def remove_drafts(self) -> None:
+        """Remove what a killed process left half written."""
+        for folder in (self.path, self.state, self.models):
+            for draft in folder.glob(".*.*") if folder.is_dir() else ():
+                remove(draft)
 
     def discard(self) -> None:
         """Remove a folder in which nothing was begun."""
@@ -101,20 +134,21 @@ class RunFolder:
         """The journal of the run's Optuna studies."""
         return self.state / "study.journal"
 
+    @property
+    def stop(self) -> Path:
+        """The file that asks every training to stop."""
+        return self.state / "stop"
+
     def read_config(self) -> SweepConfig:
-        """The configuration the run began with.
+        """The configuration the run began with; what it does not say is as by default.
 
         Raises:
-            InputError: If the file was damaged.
+            InputError: If the file was damaged, or is of a newer release.
         """
         try:
-            values = yaml.safe_load(self.config_file.read_text())
-            config: SweepConfig = from_dict(SweepConfig, values)
-        except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{self.config_file} is damaged: {' '.join(str(error).split())}"
-            ) from error
-        return config
+            return read_values(self.config_file)
+        except InputError as error:
+            raise InputError(f"{self.config_file} is damaged: {error}") from error
 
     def remember(self, key: str, value: Any) -> None:
         """Keep a JSON value for a later session of this run."""
@@ -133,3 +167,11 @@ class RunFolder:
             return {}
         known: dict[str, Any] = json.loads(path.read_text())
         return known
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

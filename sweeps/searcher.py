@@ -4,6 +4,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from sweeps.stopping import StopRequest
 from sweeps.study import BudgetStudy
 
 
@@ -15,11 +16,12 @@ class StudySearcher(Searcher):
 
     Args:
         study: Where budgets come from.
+        stop: When it is made, there are no more.
     """
 
-    def __init__(self, study: BudgetStudy) -> None:
+    def __init__(self, study: BudgetStudy, stop: StopRequest) -> None:
         super().__init__(metric="val_top1", mode="max")
-        self.study = study
+        self.study, self.stop = study, stop
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing travels with Tune's own state: a resumed sweep makes this anew."""
@@ -27,6 +29,8 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next budget, or that there are no more."""
+        if self.stop.made:
+            return Searcher.FINISHED
         proposal = self.study.ask()
         if proposal is None:  # nothing now, or nothing more
             return None if self.study.may_grow() else Searcher.FINISHED

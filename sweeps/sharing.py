@@ -8,6 +8,7 @@ from slim.sharing import SharedModel, sandwich
 from slim.tasks import Task
 from slim.training import Epoch, Training
 from sweeps.config import SweepConfig
+from sweeps.course import course
 from sweeps.dense import saved_preprocessing
 from sweeps.worker import worker_device
 
@@ -45,7 +46,7 @@ def share_weights(
         seed=config.seed,
         device=device,
     )
-    yield from training.resumable_epochs(state)
+    yield from course(training, state)
     trained = training.evaluated
     assert isinstance(trained, SharedModel)
     metrics = {"val_top1": training.history[-1].val_top1, "epochs": options.epochs}

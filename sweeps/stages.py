@@ -11,22 +11,28 @@ from sweeps.worker import prepare_worker
 
 
 def stream(
-    function: Callable[..., Iterator[Any]], *args: Any, **resources: float
+    function: Callable[..., Iterator[Any]], *args: Any, retries: int, **resources: float
 ) -> Iterator[Any]:
     """Run a generator function as one Ray task; yields what it yields, as it comes.
 
     Args:
         function: Runs on a worker.
         args: Its arguments; object references are resolved.
+        retries: How often it is called again after its worker died; what it had yielded may come
+            again.
         resources: In Ray's words (`num_cpus`, `num_gpus`).
     """
     task = ray.remote(_generate).options(num_returns="streaming", max_retries=0, **resources)
-    for reference in task.remote(function, *args):
+    for left in reversed(range(retries + 1)):
         try:
-            item = ray.get(reference)
+            for reference in task.remote(function, *args):
+                yield ray.get(reference)
+            return
         except ray.exceptions.RayTaskError as error:
             raise (error.cause or error) from None
-        yield item
+        except ray.exceptions.RayError:  # its worker or its node died
+            if not left:
+                raise
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 from slim import Budget
 from sweeps.config import SweepConfig
 from sweeps.front import spread_over_macs
-from sweeps.journal import open_study, seed_for
+from sweeps.journal import finish_asking, open_study, seed_for
 from sweeps.judged import JudgedStudy
 from sweeps.proposals import Observation, propose
 from sweeps.space import DENSE, DIMENSIONS, BudgetSpace
@@ -50,7 +50,9 @@ class BudgetStudy:
         self.options, self.judged = config.judge, judged
         self.first = first_budgets(config, space, judged)
         self.study = open_study(journal, "budgets")
-        self._interrupted = [t.number for t in self._frozen(TrialState.RUNNING)]
+        for trial in self._frozen(TrialState.RUNNING, TrialState.WAITING):
+            finish_asking(self.study, trial)
+        self._interrupted = self.running()
 
     def remaining(self) -> int:
         """Trials still to run, interrupted ones counted."""
@@ -123,6 +125,14 @@ class BudgetStudy:
     def rows(self) -> list[TrialRow]:
         """The finished trials, by number; test accuracies stand elsewhere."""
         return [_row(trial) for trial in self._frozen(*STATES)]
+
+    def reason(self, number: int) -> str:
+        """Why a trial did not complete; empty if it did."""
+        return str(self.study.trials[number].user_attrs.get("reason", ""))
+
+    def running(self) -> list[int]:
+        """Trials that were asked and have not ended."""
+        return [trial.number for trial in self._frozen(TrialState.RUNNING)]
 
     def _ended(self) -> int:
         return len(self._frozen(*STATES))

@@ -7,7 +7,7 @@ from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
 from sweeps.cluster import Resources
 from sweeps.early_stopping import ParetoHalving
-from sweeps.errors import InterruptedRun
+from sweeps.errors import InterruptedRun, StoppedRun
 from sweeps.recorder import Recorder
 from sweeps.run_folder import RunFolder
 from sweeps.searcher import StudySearcher
@@ -28,6 +28,7 @@ def sweep_budgets(
 
     Raises:
         InterruptedRun: If the user stopped it; finished trials are kept.
+        StoppedRun: If the disk is full.
     """
     remaining = study.remaining()
     if remaining <= 0:
@@ -40,7 +41,7 @@ def sweep_budgets(
     tuner = Tuner(
         trainable,
         tune_config=TuneConfig(
-            search_alg=StudySearcher(study),
+            search_alg=StudySearcher(study, recorder.stop),
             scheduler=stopper,
             num_samples=remaining + int(job.config.judge.extra_trials or 0),
             max_concurrent_trials=resources.concurrency,
@@ -50,10 +51,12 @@ def sweep_budgets(
             name="tune",
             storage_path=str(folder.state),
             callbacks=[recorder],
-            failure_config=FailureConfig(max_failures=0),
+            failure_config=FailureConfig(max_failures=job.config.max_retries),
             verbose=1 if verbose else 0,
         ),
     )
-    tuner.fit()  # returns early at the first Ctrl-C; a second one raises
+    tuner.fit()
+    if recorder.stop.reason:
+        raise StoppedRun(recorder.stop.reason)
     if study.remaining() > 0:
         raise InterruptedRun

@@ -1,10 +1,13 @@
 """Writing a run to MLflow; the driver is the only writer."""
 
+import contextlib
+import fcntl
 import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,107 +17,242 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
+from sweeps.delivery import PATIENCE, Delivery
 from sweeps.errors import InputError
+from sweeps.ledger import Ledger
+from sweeps.outbox import Message, Outbox
 
 EXPERIMENT = "vit-slim"
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 LONGEST_PARAM = 6000
+MOST_PARAMS = 100
+LONGEST_REASON = 500
+ID_TAG = "vit-slim.id"
 VERSIONED = ("ray", "torch", "timm", "optuna", "mlflow", "vit-slim-sweeps")
 
 
 class Tracker:
     """One sweep in MLflow: a parent run and its children.
 
+    Everything is written to an outbox in the run's folder first, and sent from there. Runs are
+    named by keys that are unique in the sweep, and stand in MLflow under a tag of their own: a
+    resumed sweep finds them again, and says nothing twice.
+
     Args:
         uri: Of the tracking server or database; database and experiment are made here, before
             anybody else writes.
+        root: The run's folder; the outbox is `state/mlflow.jsonl` in it.
 
     Raises:
         InputError: If the tracking server or database cannot be used.
     """
 
-    parent: str
+    parent = "sweep"
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, root: Path) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the delivery tries again
+        self.uri, self.root = uri, root
         try:
-            self.client = MlflowClient(tracking_uri=uri)
-            self.experiment = _experiment(self.client, uri)
+            with _alone(uri):
+                self.client = MlflowClient(tracking_uri=uri)
+                self.experiment = _experiment(self.client, uri)
         except (MlflowException, OSError) as error:
             line = " ".join(str(error).split())[:200]
             raise InputError(
                 f"tracking {uri} cannot be used: {line}; give --tracking-uri"
             ) from error
+        self.outbox, self.ledger = Outbox(root / "state" / "mlflow.jsonl"), Ledger()
+        self.sweep = uuid.uuid4().hex
+        for message in self.outbox.messages():
+            self.ledger.enter(message)
+            self.sweep = message.values.get(ID_TAG, self.sweep).partition("/")[0]
+        self.delivery = Delivery(self.outbox, self._send, uri)
+        self._ids: dict[str, str] = {}
 
-    def begin(self, name: str, parent: str | None = None) -> str:
-        """Begin the sweep's run, or take it up again; returns its id."""
-        self.parent = parent or self._create(name, {"kind": "sweep", **_versions()})
+    def begin(self, name: str) -> None:
+        """Begin the sweep's run, or take it up again."""
+        own = _names(name) | {"kind": "sweep"} | self._id(self.parent)
+        self._tell("create", self.parent, own)
+        self.delivery.start()
+        self._tell("tags", self.parent, _versions())
         self.reopen(self.parent)
-        return self.parent
+
+    def on_note(self, note: Callable[[str], None]) -> None:
+        """Whom to tell that MLflow is lost or found again."""
+        self.delivery.note = note
 
     def reopen(self, run: str) -> None:
-        """Mark a run as running again."""
-        self.client.update_run(run, status="RUNNING")
+        """Mark a run as running again; why it ended before is no longer true."""
+        self._tell("untag", run, {"reason": ""})
+        self._tell("status", run, {"status": "RUNNING"})
 
     def child(self, name: str, kind: str, tags: Mapping[str, str] | None = None) -> str:
-        """Begin a run below the sweep's; returns its id."""
-        own = {MLFLOW_PARENT_RUN_ID: self.parent, "kind": kind}
-        return self._create(name, own | dict(tags or {}))
+        """Begin a run below the sweep's, unless it is there; returns its key."""
+        key = f"{kind}.{name}"
+        own = _names(name) | {"kind": kind} | self._id(key) | dict(tags or {})
+        self._tell("create", key, own)
+        return key
 
     def params(self, run: str, values: Mapping[str, Any]) -> None:
         """Log parameters, as text."""
-        params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in values.items()]
-        for start in range(0, len(params), 100):
-            self.client.log_batch(run, params=params[start : start + 100])
+        texts = {name: str(value)[:LONGEST_PARAM] for name, value in values.items()}
+        names = list(texts)
+        for start in range(0, len(names), MOST_PARAMS):
+            self._tell("params", run, {n: texts[n] for n in names[start : start + MOST_PARAMS]})
 
     def metrics(self, run: str, values: Mapping[str, float | None], step: int = 0) -> None:
         """Log metrics at a step; the last value logged is the final one."""
-        now = int(time.time() * 1000)
-        metrics = [Metric(k, float(v), now, step) for k, v in values.items() if v is not None]
-        self.client.log_batch(run, metrics=metrics)
+        known = {name: float(value) for name, value in values.items() if value is not None}
+        self._tell("metrics", run, known, step)
 
     def tags(self, run: str, values: Mapping[str, str]) -> None:
         """Set tags."""
-        self.client.log_batch(run, tags=[RunTag(name, value) for name, value in values.items()])
+        self._tell("tags", run, values)
 
     def artifact(self, run: str, path: Path, folder: str | None = None) -> None:
-        """Upload a file or a folder."""
-        if path.is_dir():
-            self.client.log_artifacts(run, str(path), folder or path.name)
-        else:
-            self.client.log_artifact(run, str(path), folder)
+        """Upload a file or a folder, as it is when its turn comes."""
+        place = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        into = folder or (path.name if path.is_dir() else "")
+        self._tell("artifact", run, {"path": str(place), "folder": into})
 
     def text(self, run: str, name: str, content: str) -> None:
         """Upload text as an artifact."""
-        self.client.log_text(run, content, name)
+        path = self.root / "state" / "mlflow" / run / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+        self.artifact(run, path)
 
-    def finish(self, run: str, status: str = FINISHED) -> None:
-        """End a run."""
-        self.client.set_terminated(run, status)
+    def finish(self, run: str, status: str = FINISHED, reason: str = "") -> None:
+        """End a run, with the reason if it is not a good one."""
+        if reason:
+            self._tell("tags", run, {"reason": reason[:LONGEST_REASON]})
+        self._tell("status", run, {"status": status})
+
+    def ended(self, run: str) -> bool:
+        """Whether the run is there and has ended."""
+        return self.ledger.status(run) not in ("", "RUNNING")
 
     def finish_parent(self, status: str = FINISHED) -> None:
         """End the sweep's run; children that still run end as KILLED, to be taken up again."""
-        query = (
-            f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.parent}' and attributes.status = 'RUNNING'"
-        )
-        while running := self.client.search_runs([self.experiment], query):
-            for run in running:
-                self.finish(run.info.run_id, KILLED)
+        for run in self.ledger.running():
+            if run != self.parent:
+                self.finish(run, KILLED)
         self.finish(self.parent, status)
 
-    def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        own = {MLFLOW_RUN_NAME: name, "mlflow.user": os.environ.get("USER", "unknown")}
-        run = self.client.create_run(self.experiment, run_name=name, tags=own | dict(tags))
-        run_id: str = run.info.run_id
-        return run_id
+    def flush(self, patience: float = PATIENCE) -> None:
+        """Wait until MLflow knows everything.
+
+        Raises:
+            StoppedRun: If it does not answer for so many seconds.
+        """
+        self.delivery.flush(patience)
+
+    def close(self) -> None:
+        """Send no more; what was not sent is sent when the run is resumed."""
+        self.delivery.close()
+
+    def _tell(self, kind: str, run: str, values: Mapping[str, Any], step: int = 0) -> None:
+        self.delivery.check()
+        now = int(time.time() * 1000)
+        news = self.ledger.enter(Message(kind, run, now, dict(values), step))
+        if news is not None:
+            self.outbox.append(news)
+
+    def _id(self, key: str) -> dict[str, str]:
+        """The tag that no other run of any sweep has."""
+        return {ID_TAG: f"{self.sweep}/{key}"}
+
+    def _send(self, message: Message) -> None:
+        """Deliver one message; the same one again changes nothing."""
+        values, time_ms = message.values, message.time
+        if message.kind == "create":
+            self._create(message)
+            return
+        run = self._run_id(message.run)
+        if message.kind == "params":
+            self.client.log_batch(run, params=[Param(k, v) for k, v in values.items()])
+        elif message.kind == "metrics":
+            points = [Metric(k, v, time_ms, message.step) for k, v in values.items()]
+            self.client.log_batch(run, metrics=points)
+        elif message.kind == "tags":
+            self.client.log_batch(run, tags=[RunTag(k, v) for k, v in values.items()])
+        elif message.kind == "untag":
+            self._untag(run, values)
+        elif message.kind == "artifact":
+            self._upload(run, self.root / values["path"], values["folder"] or None)
+        elif values["status"] == "RUNNING":
+            self.client.update_run(run, status="RUNNING")
+        else:
+            self.client.set_terminated(run, values["status"], end_time=time_ms)
+
+    def _create(self, message: Message) -> None:
+        if self._find(message.run) is not None:
+            return
+        tags = dict(message.values)
+        if message.run != self.parent:
+            tags[MLFLOW_PARENT_RUN_ID] = self._run_id(self.parent)
+        run = self.client.create_run(
+            self.experiment,
+            start_time=message.time,
+            tags=tags,
+            run_name=message.values[MLFLOW_RUN_NAME],
+        )
+        self._ids[message.run] = run.info.run_id
+
+    def _run_id(self, key: str) -> str:
+        """MLflow's id of a run that was created."""
+        found = self._find(key)
+        if found is None:
+            raise MlflowException.invalid_parameter_value(
+                f"the run {key} of this sweep is no longer in {self.uri}"
+            )
+        return found
+
+    def _find(self, key: str) -> str | None:
+        """MLflow's id of a run, by the tag that no other run has."""
+        if key not in self._ids:
+            query = f"tags.`{ID_TAG}` = '{self.sweep}/{key}'"
+            for run in self.client.search_runs([self.experiment], query, max_results=1):
+                self._ids[key] = run.info.run_id
+        return self._ids.get(key)
+
+    def _untag(self, run: str, names: Iterable[str]) -> None:
+        set_ = self.client.get_run(run).data.tags
+        for name in names:
+            if name in set_:
+                self.client.delete_tag(run, name)
+
+    def _upload(self, run: str, path: Path, folder: str | None) -> None:
+        if path.is_dir():
+            self.client.log_artifacts(run, str(path), folder)
+        elif path.is_file():
+            self.client.log_artifact(run, str(path), folder)
+        else:
+            self.delivery.note(f"{path} is gone, and is not among the artifacts")
 
 
-def changed_tags(before: Iterable[int], now: Iterable[int]) -> dict[int, str]:
-    """Which trials enter the front ("true") or leave it ("false")."""
-    old, new = set(before), set(now)
-    return dict.fromkeys(new - old, "true") | dict.fromkeys(old - new, "false")
+def _names(name: str) -> dict[str, str]:
+    return {MLFLOW_RUN_NAME: name, "mlflow.user": os.environ.get("USER", "unknown")}
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process at a time opens a database file: MLflow makes its tables without a lock."""
+    path = _database(uri)
+    if path is None:
+        yield
+        return
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _database(uri: str) -> Path | None:
+    """The file of a database that is one."""
+    scheme, _, path = uri.partition(":///")
+    return Path(path) if scheme == "sqlite" and path else None
 
 
 def _experiment(client: MlflowClient, uri: str) -> str:
@@ -139,10 +277,8 @@ def _experiment(client: MlflowClient, uri: str) -> str:
 
 def _artifacts(uri: str) -> str | None:
     """Beside a database file, in `mlartifacts`; a server knows its own place."""
-    scheme, _, path = uri.partition(":///")
-    if scheme != "sqlite":
-        return None
-    return (Path(path).parent / "mlartifacts").as_uri()
+    path = _database(uri)
+    return None if path is None else (path.parent / "mlartifacts").as_uri()
 
 
 def _versions() -> dict[str, str]:

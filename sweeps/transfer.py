@@ -18,6 +18,7 @@ from slim.training import Training
 from sweeps.config import SweepConfig
 from sweeps.dense import saved_preprocessing
 from sweeps.errors import InputError
+from sweeps.stopping import watch
 from sweeps.trials import TransferRow
 from sweeps.worker import worker_device
 
@@ -96,7 +97,7 @@ def run_transfer(
     cost = slim.count(architecture_of(vit))
     training = Training(vit, task, preprocessing, options.recipe(), seed=seed, device=device)
     state = results / f"{job.key}.pt"
-    for _ in training.resumable_epochs(state):
+    for _ in training.resumable_epochs(state, stop_requested=watch(results.with_name("stop"))):
         pass
     epochs = training.history
     test = top1(training.evaluated, task, "test", preprocessing, device=device)

@@ -18,6 +18,7 @@ from slim.tasks import Task
 from slim.training import Objective, Training, cross_entropy
 from sweeps.broadcast import Broadcast, receive_checkpoint, receive_teacher
 from sweeps.config import SweepConfig
+from sweeps.stopping import watch
 from sweeps.worker import prepare_worker, worker_device
 
 
@@ -30,24 +31,37 @@ class TrialJob:
         shared: What was broadcast.
         models: Folder of the saved networks.
         states: Folder of the training states.
+        stop: File that asks to stop.
     """
 
     config: SweepConfig
     shared: Broadcast
     models: Path
     states: Path
+    stop: Path
 
 
 def run_trial(proposal: dict[str, Any], job: TrialJob) -> None:
     """Ray Tune's trainable: reports after each epoch, and saves the network before it ends.
+
+    An error of the trial's own ends it with the reason, `failed`; a request to stop and a full
+    disk end it with `halted`, to be gone on with later. Whatever else happens to it or to its
+    worker, Tune tries again, from the last state.
 
     Args:
         proposal: `number` and the budget's `tokens`, `mhsa` and `mlp`.
         job: What the trials share.
     """
     prepare_worker()
-    for metrics in train_budget(proposal, job):
-        tune.report(metrics)
+    last: dict[str, Any] = {"epochs": 0}
+    try:
+        for last in train_budget(proposal, job):
+            tune.report(last)
+    except (slim.StoppedTraining, slim.StorageError) as error:
+        reason = "" if isinstance(error, slim.StoppedTraining) else str(error)
+        tune.report(last | {"halted": reason})
+    except slim.SlimError as error:  # it would come again
+        tune.report(last | {"failed": f"{type(error).__name__}: {error}"})
 
 
 def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, Any]]:
@@ -91,7 +105,8 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         seed=job.config.seed * 1_000_003 + repeat * 10_007 + number,
         device=device,
     )
-    for epoch in training.resumable_epochs(job.states / name / "training.pt"):
+    state = job.states / name / "training.pt"
+    for epoch in training.resumable_epochs(state, stop_requested=watch(job.stop)):
         if epoch.epoch < epochs:
             yield figures | _progress(epoch.epoch, epoch.val_top1, started)
     accuracy = training.history[-1].val_top1
@@ -103,7 +118,10 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         "preprocessing": shared.preprocessing.to_json(),
     }
     slim.save(training.evaluated, job.models / name, about)
-    yield figures | _progress(epochs, accuracy, started)
+    if training.accumulation > options.accumulation:
+        figures["accumulation"] = training.accumulation
+    curve = [epoch.val_top1 for epoch in training.history]
+    yield figures | _progress(epochs, accuracy, started) | {"curve": curve}
 
 
 def repair_where_it_helps(
