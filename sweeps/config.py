@@ -166,7 +166,7 @@ class ShareConfig(TrainConfig):
 
     Args:
         epochs: Passes over the train split, 0 for none: then budgets are cut from the search;
-            default: 4, and 0 with the method `retrain`.
+            default: 8, and 0 with the method `retrain`.
         networks: Random networks in each step. Stochastic depth and gradient checkpointing reach
             the full-size network alone.
         distillation: Share of the loss that follows the dense model's soft outputs.
@@ -187,7 +187,7 @@ class JudgeConfig:
     """The study of budgets that are extracted and evaluated on val without training of their own.
 
     Args:
-        budgets: To judge, 0 for none; default: 240, and 0 with the method `retrain`.
+        budgets: To judge, 0 for none; default: 400, and 0 with the method `retrain`.
         sampler: Optuna's sampler that picks them, and the trained ones after the first: `tpe`,
             `gp` or `random`.
         batch: Budgets proposed at once; the same for any number of workers, so that these do not
@@ -351,14 +351,14 @@ class SweepConfig:
 def resolved(config: SweepConfig) -> SweepConfig:
     """Every default that depends on other values, filled in."""
     sharing = config.method == "share"
-    share_epochs = _or(config.share.epochs, 4 if sharing else 0)
+    share_epochs = _or(config.share.epochs, 8 if sharing else 0)
     finetune, judge = config.finetune, config.judge
     return replace(
         config,
         share=replace(config.share, epochs=share_epochs),
         judge=replace(
             judge,
-            budgets=_or(judge.budgets, 240 if sharing else 0),
+            budgets=_or(judge.budgets, 400 if sharing else 0),
             extra_trials=_or(judge.extra_trials, config.trials // 3 if sharing else 0),
         ),
         finetune=replace(
