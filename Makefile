@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: sweep test constraints clean
+.PHONY: sweep test test-faults constraints clean
 
 sweep: $(VENV)/.installed
 	$(BIN)/python run_sweep.py --cluster auto $(ARGS)
@@ -14,7 +14,11 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 tests/slim $(ARGS)
-	$(BIN)/pytest tests/sweeps tests/analysis $(ARGS)
+	$(BIN)/pytest tests/sweeps tests/analysis tests/faults $(ARGS)
+
+# Kills, outages, lost nodes and full disks, in full number; prints what they cost.
+test-faults: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 FUZZ=10000 $(BIN)/pytest -m faults -rP --timeout 7200 tests/faults $(ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from slim import DivergenceError, RecipeError, UnsupportedModelError
 from slim.recipe import Recipe
 from slim.search import Penalty, search_training
-from slim.training import Training
+from slim.training import Training, cross_entropy
 from tests.slim.bars import PREPROCESSING, a_batch, assert_equal, bars, copy_of, tiny_vit
 from tests.slim.trainings import FULL, PLAIN, STEPS, Seen, networks, training_of
 
@@ -147,3 +147,33 @@ def test_a_model_that_cannot_compute_blocks_again_is_refused():
     recipe = replace(PLAIN, grad_checkpointing=True)
     with pytest.raises(UnsupportedModelError, match="gradient checkpointing"):
         training_of(nn.Linear(1, 1), recipe)
+
+
+# Memory that is too short
+
+
+class ShortMemory:
+    """An objective whose GPU holds no more than so many images."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        loss = cross_entropy(model, images, targets)
+        if len(images) > self.most:  # after the forward, as a backward's activations would
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return loss
+
+
+def test_parts_are_halved_until_memory_holds_them_and_the_training_stays_the_same():
+    short = training_of(networks()["dense"], MIXED, objective=ShortMemory(5))
+    list(short.epochs())
+    assert short.accumulation == 4
+    assert_close(short, trained(replace(MIXED, accumulation=4)))
+
+
+def test_memory_that_does_not_hold_one_image_ends_the_training():
+    training = training_of(recipe=SGD, objective=ShortMemory(0))
+    with pytest.raises(torch.OutOfMemoryError):
+        list(training.epochs())
+    assert training.accumulation == 16
