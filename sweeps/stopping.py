@@ -51,7 +51,8 @@ class StopRequest:
         """
         before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-        self._timer = threading.Timer(GRACE, signal.raise_signal, (signal.SIGINT,))
+        main = threading.main_thread().ident
+        self._timer = threading.Timer(GRACE, signal.pthread_kill, (main, signal.SIGINT))
         self._timer.daemon = True
         try:
             yield

@@ -41,7 +41,7 @@ def test_whatever_write_was_the_last_the_same_budgets_are_asked(
     whole = run(study_in(tmp_path / "whole"))
     writes = 10**9 - deaths[0]
     assert writes > 40
-    for last in range(writes):
+    for last in range(0, writes, 5):
         folder = tmp_path / str(last)
         deaths[0] = last
         with pytest.raises(Died):
