@@ -15,7 +15,7 @@ from tests.sweeps.conftest import FinishedSweep, run_sweep_process
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAILED": "FAILED"}
 OPTUNA = {"COMPLETE": "COMPLETE", "PRUNED": "PRUNED", "FAILED": "FAIL"}
-FAILING = 1  # the cheapest when it comes to its rung, so it is not stopped before it can fail
+FAILING = 2
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,9 @@ def stopped(sweep: FinishedSweep, tmp_path_factory: pytest.TempPathFactory) -> F
     folder, uri = cwd / "runs" / "stopped", f"sqlite:///{cwd / 'mlflow.db'}"
     for name in ("dense", "search"):
         shutil.copytree(sweep.folder / name, folder / name)
-    (folder / "models").mkdir()
-    (folder / "models" / str(FAILING)).touch()  # stands where the network should be saved
+    damaged = folder / "state" / "trials" / str(FAILING) / "training.pt"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"not a training state")
     values = yaml.safe_load((sweep.folder / "config.yaml").read_text())
     values |= {"name": "stopped", "storage": str(cwd / "runs"), "tracking_uri": uri}
     values |= {"method": "retrain", "trials": 8, "tasks": "none"}
