@@ -14,6 +14,8 @@ VIT_SLIM = "ViT-Slim, CVPR 2022, arXiv 2201.00814"
 ISOMORPHIC = "Isomorphic Pruning, ECCV 2024, arXiv 2407.04616"
 SAVIT = "SAViT, NeurIPS 2022"
 NVIT = "NViT, CVPR 2023, arXiv 2110.04869"
+OFB = "OFB, CVPR 2024, arXiv 2403.15835, table of its repository"
+AUTOFORMER = "AutoFormer, ICCV 2021, arXiv 2107.00651"
 
 
 class Dense(NamedTuple):
@@ -24,6 +26,7 @@ class Dense(NamedTuple):
     top1: float
 
 
+DEIT_TI = Dense("DeiT-Ti", 1.3, 72.2)
 DEIT_S = Dense("DeiT-S", 4.6, 79.9)
 DEIT_B = Dense("DeiT-B", 17.6, 81.8)
 SWIN_T = Dense("Swin-T", 4.5, 81.3)
@@ -75,6 +78,11 @@ PUBLISHED = (
     _isomorphic(3.08, 0.62, 72.60),
     Published("SAViT", "", DEIT_B_DISTILLED, math.nan, 6.7, 83.31, SAVIT),
     Published("NViT", "", DEIT_B_DISTILLED, math.nan, 6.8, 83.29, NVIT),
+    Published("OFB", "D", DEIT_S, 17.6, 3.6, 80.3, OFB),
+    Published("OFB", "E", DEIT_B, 43.9, 8.7, 81.7, OFB),
+    Published("AutoFormer", "tiny", DEIT_TI, 5.7, 1.3, 74.7, AUTOFORMER),
+    Published("AutoFormer", "small", DEIT_S, 22.9, 5.1, 81.7, AUTOFORMER),
+    Published("AutoFormer", "base", DEIT_B, 53.7, 11.0, 82.4, AUTOFORMER),
 )
 
 
@@ -170,7 +178,9 @@ def sources_sentence(data: ComparisonData) -> str:
     sources = dict.fromkeys(wording.escaped(network.source) for network in data.published)
     return (
         f"Sources: {'; '.join(sources)}. Isomorphic Pruning, SAViT and NViT are set against the "
-        "distilled DeiT-B that they start from (83.4 %, from the DeiT repository)."
+        "distilled DeiT-B that they start from (83.4 %, from the DeiT repository's table). "
+        "AutoFormer is searched from scratch and not cut; it is set against the DeiT of about its "
+        "size, OFB against the DeiT next above."
     )
 
 

@@ -11,11 +11,12 @@ GREEN = "#009E73"
 VERMILLION = "#D55E00"
 SKY = "#56B4E9"
 PURPLE = "#CC79A7"
-PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE)
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+GREY = "#7a7a7a"
+PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE, GREY)
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "pentagon")
 SHARES = "Cividis"
 
-TEXT = "#7a7a7a"
+TEXT = GREY
 """A grey of contrast above 4 : 1 on white and on near-black."""
 FAINT = "#9a9a9a"
 GRID = "rgba(128, 128, 128, 0.25)"

@@ -62,10 +62,8 @@ class Ledger:
             new = {name for _, name in told.keys() - account.values.keys()}
             account.values = told | account.values
         else:
-            told = {("tags", name): value for name, value in message.values.items()}
-            new = {
-                name for (_, name), v in told.items() if account.values.get(("tags", name)) != v
-            }
+            told = {(message.kind, name): value for name, value in message.values.items()}
+            new = {key[1] for key, value in told.items() if account.values.get(key) != value}
             account.values |= told
         kept = {name: value for name, value in message.values.items() if name in new}
         return replace(message, values=kept) if kept else None

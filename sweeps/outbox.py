@@ -16,7 +16,7 @@ class Message:
     """One thing to tell.
 
     Args:
-        kind: `create`, `params`, `metrics`, `tags`, `untag`, `artifact` or `status`.
+        kind: `create`, `params`, `metrics`, `tags`, `untag`, `view`, `artifact` or `status`.
         run: Key of the run it is about, unique in the sweep.
         time: When it became true, in milliseconds since 1970.
         values: What to tell, as JSON values by name.

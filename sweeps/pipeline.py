@@ -441,7 +441,8 @@ class Run:
 
     def _print_end(self, rows: list[TrialRow], plan: Plan) -> None:
         front = pareto_front(rows)
-        print_end(front, plan.dense_gmacs, self.folder, self.config.tracking_uri)
+        page = self.tracker.front_page(self.folder.name)
+        print_end(front, plan.dense_gmacs, self.folder, self.config.tracking_uri, page)
 
 
 def test_network(folder: Path, task: Task) -> float:

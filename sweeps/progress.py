@@ -144,18 +144,23 @@ class Progress:
 
 
 def print_end(
-    front: Sequence[TrialRow], dense_gmacs: float, folder: RunFolder, tracking_uri: str
+    front: Sequence[TrialRow],
+    dense_gmacs: float,
+    folder: RunFolder,
+    tracking_uri: str,
+    page: str,
 ) -> None:
-    """The front, where the files are, and how to look at the run."""
+    """The front, where the files are, and how to look at the run; `page` is below MLflow's."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     console.print(front_table(front, dense_gmacs) if front else "no trial completed: no front")
     console.print(f"files:   {folder.path}", markup=False)
     console.print(f"reports: {folder.reports}", markup=False)
     if tracking_uri.startswith("http"):
-        console.print(f"MLflow:  {tracking_uri}", markup=False)
+        console.print(f"MLflow:  {tracking_uri.rstrip('/')}{page}", markup=False)
     else:
         line = f"mlflow ui --backend-store-uri {tracking_uri}"
         console.print(f"MLflow:  {line}  (experiment vit-slim, run {folder.name})", markup=False)
+        console.print(f"         then http://127.0.0.1:5000{page}", markup=False)
 
 
 def front_table(front: Sequence[TrialRow], dense_gmacs: float) -> Table:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from analysis.hypervolume import draw_hypervolume, hypervolume_data
 from analysis.judged import draw_judged
-from analysis.pareto_front import draw_front, front_data
+from analysis.markdown import markdown_table
+from analysis.pareto_front import FrontData, draw_front, front_data, front_sentence, front_table
 from analysis.reports import make_reports
 from analysis.structure import draw_structure, structure_data
 from slim import Budget, MaskCheckpoint
@@ -23,13 +25,17 @@ from sweeps.trials import TransferRow, TrialRow, write_table
 def publish_front(
     tracker: Tracker, folder: RunFolder, rows: list[TrialRow], checkpoint: MaskCheckpoint
 ) -> None:
-    """Write front.html, and log tables and figures with the sweep's run."""
+    """Write front.html, and log description, tables and figures with the sweep's run."""
     trials = pd.DataFrame([asdict(row) for row in rows])
-    write_text_atomic(folder.path / "front.html", _page(draw_front(front_data(trials))))
+    front = front_data(trials)
+    write_text_atomic(folder.path / "front.html", _page(draw_front(front)))
+    tracker.tags(tracker.parent, {MLFLOW_RUN_NOTE: front_note(front)})
     for name in ("front.html", "front.csv", "trials.csv", "config.yaml"):
         tracker.artifact(tracker.parent, folder.path / name)
-    volume = draw_hypervolume(hypervolume_data(trials, checkpoint.spec.num_classes))
-    tracker.text(tracker.parent, "hypervolume.html", _page(volume))
+    volume = hypervolume_data(trials, checkpoint.spec.num_classes)
+    tracker.text(tracker.parent, "hypervolume.html", _page(draw_hypervolume(volume)))
+    totals = {"front_networks": len(front.front), "hypervolume": max(volume.value, default=0.0)}
+    tracker.metrics(tracker.parent, totals)
     architectures = {
         row.trial: checkpoint.select(Budget(row.tokens, row.mhsa, row.mlp))
         for row in pareto_front(rows)
@@ -48,6 +54,12 @@ def publish_judged(
         pd.DataFrame([asdict(row) for row in rows]), [row.number for row in front]
     )
     tracker.text(tracker.parent, "judged.html", _page(picture))
+
+
+def front_note(front: FrontData) -> str:
+    """The description on the run's page: what the front says, and its networks."""
+    told = front_sentence(front)
+    return f"{told}\n\n{markdown_table(front_table(front))}" if front.front else told
 
 
 def publish_reports(tracker: Tracker, folder: RunFolder, tracking_uri: str) -> list[Path]:

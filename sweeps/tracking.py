@@ -19,6 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from sweeps.delivery import PATIENCE, Delivery
 from sweeps.errors import InputError
+from sweeps.front_view import SHARED_VIEW, front_page, front_view
 from sweeps.ledger import Ledger
 from sweeps.outbox import Message, Outbox
 
@@ -78,10 +79,15 @@ class Tracker:
         self.delivery.start()
         self._tell("tags", self.parent, _versions())
         self.reopen(self.parent)
+        self._tell("view", self.parent, {"name": name})
 
     def on_note(self, note: Callable[[str], None]) -> None:
         """Whom to tell that MLflow is lost or found again."""
         self.delivery.note = note
+
+    def front_page(self, name: str) -> str:
+        """Where MLflow's page shows the front of a sweep, below the page's address."""
+        return front_page(self.experiment, name)
 
     def reopen(self, run: str) -> None:
         """Mark a run as running again; why it ended before is no longer true."""
@@ -170,7 +176,7 @@ class Tracker:
         if message.kind == "create":
             self._create(message)
             return
-        run = self._run_id(message.run)
+        run = self.run_id(message.run)
         if message.kind == "params":
             self.client.log_batch(run, params=[Param(k, v) for k, v in values.items()])
         elif message.kind == "metrics":
@@ -180,6 +186,10 @@ class Tracker:
             self.client.log_batch(run, tags=[RunTag(k, v) for k, v in values.items()])
         elif message.kind == "untag":
             self._untag(run, values)
+        elif message.kind == "view":
+            self.client.set_experiment_tag(
+                self.experiment, SHARED_VIEW + values["name"], front_view(run)
+            )
         elif message.kind == "artifact":
             self._upload(run, self.root / values["path"], values["folder"] or None)
         elif values["status"] == "RUNNING":
@@ -192,7 +202,7 @@ class Tracker:
             return
         tags = dict(message.values)
         if message.run != self.parent:
-            tags[MLFLOW_PARENT_RUN_ID] = self._run_id(self.parent)
+            tags[MLFLOW_PARENT_RUN_ID] = self.run_id(self.parent)
         run = self.client.create_run(
             self.experiment,
             start_time=message.time,
@@ -201,7 +211,7 @@ class Tracker:
         )
         self._ids[message.run] = run.info.run_id
 
-    def _run_id(self, key: str) -> str:
+    def run_id(self, key: str) -> str:
         """MLflow's id of a run that was created."""
         found = self._find(key)
         if found is None:

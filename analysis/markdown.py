@@ -1,0 +1,12 @@
+"""Tables as Markdown, for pages that are written and for MLflow's descriptions."""
+
+import pandas as pd
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """Display-ready values as a Markdown table, aligned right; bars in texts are escaped."""
+    rows = [list(table.columns), *table.itertuples(index=False, name=None)]
+    cells = [["–" if pd.isna(value) else str(value) for value in row] for row in rows]
+    lines = [" | ".join(cell.replace("|", r"\|") for cell in row) for row in cells]
+    rule = " | ".join("---:" for _ in table.columns)
+    return "\n".join(f"| {line} |" for line in [lines[0], rule, *lines[1:]])
