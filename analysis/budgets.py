@@ -69,6 +69,41 @@ def budgets_sentence(data: BudgetsData) -> str:
     )
 
 
+def module_counts(data: BudgetsData) -> dict[str, int]:
+    """How many networks cut which modules, dense first, then from one module to three."""
+    counts = data.trials["cut"].value_counts()
+    order = sorted(counts.index, key=lambda cut: (cut != "dense", cut.count("+"), cut))
+    return {str(cut): int(counts[cut]) for cut in order}
+
+
+def modules_sentence(data: BudgetsData) -> str:
+    """Which of the paper's columns this run can fill, in Markdown."""
+    if data.trials.empty:
+        return "There is no complete trial to list."
+    counts = module_counts(data)
+    each = wording.listed(f"{count} of {cut}" for cut, count in counts.items())
+    told = f"By the modules that are cut: {each}."
+    alone = [cut for cut in counts if cut != "dense" and "+" not in cut]
+    if not alone:
+        told += (
+            " None cuts one module alone, as the paper's single-module columns do; a sweep in "
+            "which the other two stay whole (`--space.tokens_min 1 --space.mlp_min 1`) fills them."
+        )
+    return told
+
+
+def modules_table(data: BudgetsData, single: bool) -> pd.DataFrame:
+    """The networks that cut one module (the paper's single-module tables), or several.
+
+    The dense network stands on top of both; empty where no network belongs there.
+    """
+    cut = data.trials["cut"]
+    chosen = (cut != "dense") & (cut.str.contains("+", regex=False) != single)
+    if not chosen.any():
+        return pd.DataFrame()
+    return budgets_table(BudgetsData(data.trials[chosen | (cut == "dense")], data.tau))
+
+
 def budgets_table(data: BudgetsData) -> pd.DataFrame:
     """The paper's columns (params, MACs, top-1) for each network, dearest first."""
     rows = [

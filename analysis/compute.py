@@ -1,5 +1,6 @@
 """Where the time went: seconds by stage and by trial, epochs trained, states counted."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -11,6 +12,7 @@ STAGES = {
     "dense": "Dense training",
     "search": "Mask search",
     "share": "Weight sharing",
+    "judge": "Judging",
     "trials": "Trials",
     "transfer": "Transfer",
 }
@@ -36,14 +38,18 @@ class ComputeData(NamedTuple):
     epochs: float
 
 
-def compute_data(trials: pd.DataFrame, stages: pd.DataFrame) -> ComputeData:
+def compute_data(
+    trials: pd.DataFrame, stages: pd.DataFrame, metrics: Mapping[str, float] | None = None
+) -> ComputeData:
     """Sum the seconds of each stage.
 
     Args:
         trials: The columns of `trials.csv`.
         stages: One row per other child run, with the columns kind and seconds.
+        metrics: Of the sweep as a whole; `judge_seconds` is the time of judging on the clock.
     """
     sums = {kind: _sum(stages.loc[stages["kind"] == kind, "seconds"]) for kind in STAGES}
+    sums["judge"] = float((metrics or {}).get("judge_seconds", 0.0))
     sums["trials"] = _sum(trials["seconds"])
     known = trials[["trial", "state", "epochs", "seconds"]].sort_values("trial", ignore_index=True)
     counts = trials["state"].value_counts()
@@ -75,6 +81,26 @@ def compute_sentence(data: ComputeData) -> str:
             f"{wording.counted(round(data.epochs), 'epoch')} in all."
         )
     return " ".join(told)
+
+
+def early_stops_sentence(data: ComputeData) -> str:
+    """How many trials were stopped early, and the epochs that this saved, in Markdown."""
+    stopped = data.trials[data.trials["state"] == "PRUNED"]
+    if stopped.empty:
+        return "No trial was stopped early."
+    whole = data.trials.loc[data.trials["state"] == "COMPLETE", "epochs"].max()
+    told = (
+        f"{wording.counted(len(stopped), 'trial')} of {len(data.trials)} "
+        f"{'was' if len(stopped) == 1 else 'were'} stopped early"
+    )
+    if not whole > 0:
+        return f"{told}; no complete trial tells how many epochs that saved."
+    saved = float((whole - stopped["epochs"].fillna(0)).clip(lower=0).sum())
+    planned = whole * len(data.trials)
+    return (
+        f"{told}, which saved {saved:.0f} of {planned:.0f} epochs "
+        f"({wording.share(saved / planned)})."
+    )
 
 
 def compute_table(data: ComputeData) -> pd.DataFrame:

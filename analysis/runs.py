@@ -53,6 +53,7 @@ STAGES = {
     "params_m": "float64",
     "run_id": "str",
 }
+JUDGED = dict.fromkeys(("tokens", "mhsa", "mlp", "gmacs", "params_m", "val_top1"), "float64")
 _STATES = {"FINISHED": "COMPLETE", "KILLED": "PRUNED"}
 
 
@@ -65,12 +66,15 @@ class Run:
         run_id: MLflow's id of the parent run.
         status: MLflow's status of the parent run; RUNNING while the sweep goes on.
         params: The sweep's configuration, flattened, as text.
+        metrics: Of the sweep as a whole.
         trials: One row per trial in order of number. `*_top1` in percent, `gmacs` in 1e9 MACs and
             `params_m` in 1e6 parameters for one image; `url` is the run's page, or missing when
             the tracking store is no server.
         epochs: Validation top-1 (%) of each trial after each epoch.
         transfer: One row per task, network, method and seed; `trial` is a number or `dense`.
         stages: One row per child run that is not a trial: kind dense, search or transfer.
+        judged: One row per budget that was judged without training, with the columns of
+            `judged.csv`; none where the sweep judged nothing.
         architectures: By trial; trials without `architecture.json` are left out.
     """
 
@@ -78,10 +82,12 @@ class Run:
     run_id: str
     status: str
     params: Mapping[str, str]
+    metrics: Mapping[str, float]
     trials: pd.DataFrame
     epochs: pd.DataFrame
     transfer: pd.DataFrame
     stages: pd.DataFrame
+    judged: pd.DataFrame
     architectures: dict[int, slim.Architecture]
 
     @property
@@ -101,7 +107,7 @@ def load_run(tracking_uri: str, name: str) -> Run:
 
     Raises:
         RunNotFoundError: If no sweep of that name is there.
-        slim.FileFormatError: If an `architecture.json` is damaged.
+        slim.FileFormatError: If an `architecture.json` or `judged.csv` is damaged.
     """
     client = MlflowClient(tracking_uri=tracking_uri)
     parent = _find_parent(client, tracking_uri, name)
@@ -117,10 +123,12 @@ def load_run(tracking_uri: str, name: str) -> Run:
         run_id=parent_id,
         status=parent.info.status,
         params=dict(parent.data.params),
+        metrics=dict(parent.data.metrics),
         trials=_frame(TRIALS, [_trial_row(run, page if is_server else None) for run in trials]),
         epochs=_frame(EPOCHS, [row for run in trials for row in _epoch_rows(client, run)]),
         transfer=_frame(TRANSFER, _rows_of_kind(children, "transfer", TRANSFER)),
         stages=_frame(STAGES, _stage_rows(children)),
+        judged=_read_judged(client, parent_id),
         architectures=_read_architectures(client, trials),
     )
 
@@ -224,6 +232,18 @@ def _stage_rows(children: list[mlflow.entities.Run]) -> list[dict[str, object]]:
         for run in reversed(children)
         if run.data.tags.get("kind") in ("dense", "search", "share", "transfer")
     ]
+
+
+def _read_judged(client: MlflowClient, parent: str) -> pd.DataFrame:
+    """The table that judging left with the parent run; empty where there is none."""
+    if not any(artifact.path == "judged.csv" for artifact in client.list_artifacts(parent)):
+        return _frame(JUDGED, [])
+    with tempfile.TemporaryDirectory() as folder:
+        table = pd.read_csv(client.download_artifacts(parent, "judged.csv", folder))
+    missing = sorted(set(JUDGED) - set(table.columns))
+    if missing:
+        raise slim.FileFormatError(f"judged.csv has no column {missing[0]}")
+    return table.astype(JUDGED)
 
 
 def _read_architectures(

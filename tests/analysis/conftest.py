@@ -81,6 +81,22 @@ RUNNING = Sweep(
     ),
 )
 
+GRID = [Budget(t, a, m) for t in (0.4, 0.7, 1.0) for a in (0.4, 0.7, 1.0) for m in (0.4, 0.7, 1.0)]
+"""Budgets that were judged: their accuracy is a plane, 10 points for all tokens."""
+PLANE = tuple((b, 60 + 10 * b.tokens + 5 * b.mhsa + 2 * b.mlp) for b in GRID)
+JUDGED = Sweep(
+    name="judged first",
+    stages={"dense": 20.0, "search": 10.0, "share": 10.0},
+    metrics={"judge_seconds": 60.0},
+    judged=PLANE,
+    trials=(
+        Trial(0, DENSE, curve=(80, 90.0), seconds=5.0, front=True),
+        Trial(1, Budget(mhsa=0.4), curve=(75, 86.0), seconds=5.0, front=True),
+        Trial(2, Budget(0.4, 0.4, 0.4), curve=(70, 80.0), seconds=5.0, front=True),
+        Trial(3, Budget(0.4, 0.7, 1.0), state="PRUNED", curve=(60.0,), seconds=2.0),
+    ),
+)
+
 
 @pytest.fixture(scope="session")
 def checkpoint() -> slim.MaskCheckpoint:
@@ -89,12 +105,12 @@ def checkpoint() -> slim.MaskCheckpoint:
 
 @pytest.fixture(scope="session")
 def tracking_uri(checkpoint: slim.MaskCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An MLflow store that holds FULL, EMPTY, ONE, FAILED and RUNNING."""
+    """An MLflow store that holds FULL, EMPTY, ONE, FAILED, RUNNING and JUDGED."""
     folder: Path = tmp_path_factory.mktemp("tracking")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(tracking_uri=uri)
     client.create_experiment(EXPERIMENT, artifact_location=(folder / "artifacts").as_uri())
-    for sweep in (FULL, EMPTY, ONE, FAILED, RUNNING):
+    for sweep in (FULL, EMPTY, ONE, FAILED, RUNNING, JUDGED):
         write_sweep(client, checkpoint, sweep)
     return uri
 
@@ -102,3 +118,8 @@ def tracking_uri(checkpoint: slim.MaskCheckpoint, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="session")
 def full_run(tracking_uri: str) -> Run:
     return load_run(tracking_uri, FULL.name)
+
+
+@pytest.fixture(scope="session")
+def judged_run(tracking_uri: str) -> Run:
+    return load_run(tracking_uri, JUDGED.name)

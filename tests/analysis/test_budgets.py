@@ -11,6 +11,8 @@ from analysis.budgets import (
     cut_modules,
     draw_accuracy_by_budget,
     draw_budgets,
+    modules_sentence,
+    modules_table,
 )
 from tests.analysis.tables import trials_table
 
@@ -69,3 +71,24 @@ def test_the_pictures_hold_one_axis_per_number() -> None:
     labels = [axis.label for axis in draw_budgets(data).data[0].dimensions]
     assert labels == ["Tokens", "MHSA", "MLP", "GMACs", "Val top-1 (%)"]
     assert list(draw_accuracy_by_budget(data).data[2].x) == [50, 100]
+
+
+def test_networks_that_cut_one_module_and_several_have_tables_of_their_own() -> None:
+    trials = trials_table(
+        gmacs=[4, 3, 2, 1],
+        val_top1=[90, 80, 70, 60],
+        tokens=[1, 1, 1, 1],
+        mhsa=[1, 0.8, 1, 0.4],
+        mlp=[1, 1, 0.6, 0.4],
+    )
+    data = budgets_data(trials)
+    assert modules_table(data, single=True)["Cut"].tolist() == ["dense", "MHSA", "MLP"]
+    assert modules_table(data, single=False)["Cut"].tolist() == ["dense", "MHSA + MLP"]
+    assert modules_sentence(data).endswith("1 of dense, 1 of MHSA, 1 of MLP and 1 of MHSA + MLP.")
+
+
+def test_a_run_that_always_cuts_everything_says_how_to_fill_the_papers_columns() -> None:
+    data = budgets_data(trials_table(gmacs=[4, 1], val_top1=[90, 80]))
+    assert modules_table(data, single=True).empty
+    assert "--space.mlp_min 1" in modules_sentence(data)
+    assert "no complete trial" in modules_sentence(budgets_data(trials_table([], [])))

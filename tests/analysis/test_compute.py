@@ -6,6 +6,7 @@ from analysis.compute import (
     compute_table,
     draw_stages,
     draw_trial_times,
+    early_stops_sentence,
     states_table,
 )
 from analysis.learning_curves import curves_data, curves_sentence, draw_curves
@@ -26,6 +27,22 @@ def test_the_sentence_names_the_largest_stage_and_what_is_not_logged(full_run: R
     told = compute_sentence(compute_data(full_run.trials, full_run.stages.iloc[:0]))
     assert "largest part was trials (100 %)" in told
     assert "No time is logged for dense training, mask search and transfer." in told
+
+
+def test_judging_counts_as_a_stage(judged_run: Run) -> None:
+    data = compute_data(judged_run.trials, judged_run.stages, judged_run.metrics)
+    assert data.seconds["judge"] == 60
+    assert "largest part was judging" in compute_sentence(data)
+
+
+def test_early_stops_are_counted_in_epochs(judged_run: Run, full_run: Run) -> None:
+    data = compute_data(judged_run.trials, judged_run.stages)
+    # One of four trials of two epochs ended after one.
+    told = early_stops_sentence(data)
+    assert told == "1 trial of 4 was stopped early, which saved 1 of 8 epochs (12 %)."
+    assert "2 of 21 epochs" in early_stops_sentence(compute_data(full_run.trials, full_run.stages))
+    complete = full_run.trials[full_run.trials["state"] == "COMPLETE"]
+    assert early_stops_sentence(compute_data(complete, full_run.stages)).startswith("No trial")
 
 
 def test_an_empty_and_a_failed_run_have_no_times(tracking_uri: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from analysis import ReportError
 from analysis.reports import NOTEBOOKS, REPORTS, make_reports
-from tests.analysis.conftest import EMPTY, FAILED, FULL, ONE, RUNNING
+from tests.analysis.conftest import EMPTY, FAILED, FULL, JUDGED, ONE, RUNNING
 
 PLOTLY = "plotly.js v"
 
@@ -72,7 +72,7 @@ def test_a_failed_run_is_reported_whatever_kernels_are_installed(
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("name", [EMPTY.name, ONE.name, FAILED.name, RUNNING.name])
+@pytest.mark.parametrize("name", [EMPTY.name, ONE.name, FAILED.name, RUNNING.name, JUDGED.name])
 @pytest.mark.parametrize("report", REPORTS)
 def test_every_notebook_runs_for_every_shape_of_run(
     tracking_uri: str, name: str, report: str

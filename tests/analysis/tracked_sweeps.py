@@ -40,13 +40,15 @@ class Transferred:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One sweep to write."""
+    """One sweep to write; `judged` has budgets with their untrained val_top1."""
 
     name: str
     trials: tuple[Trial, ...] = ()
     transfer: tuple[Transferred, ...] = ()
     stages: dict[str, float] = field(default_factory=dict)
     status: str = "FINISHED"
+    judged: tuple[tuple[slim.Budget, float], ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def tiny_checkpoint() -> slim.MaskCheckpoint:
@@ -68,7 +70,9 @@ def write_sweep(client: MlflowClient, checkpoint: slim.MaskCheckpoint, sweep: Sw
         experiment.experiment_id, tags={"kind": "sweep"}, run_name=sweep.name
     )
     params = {"model": "vit_tiny_patch16_224", "data": "mnist", "search.epochs": "3"}
-    _log(client, parent, params=params)
+    _log(client, parent, params=params, metrics=sweep.metrics)
+    if sweep.judged:
+        client.log_text(parent.info.run_id, _judged_csv(checkpoint, sweep), "judged.csv")
     for kind, seconds in sweep.stages.items():
         child = _start(client, parent, kind)
         _log(client, child, metrics={"seconds": seconds, "val_top1": 90.0})
@@ -105,6 +109,15 @@ def _write_trial(
         client.set_terminated(
             run.info.run_id, "FINISHED" if trial.state == "COMPLETE" else "KILLED"
         )
+
+
+def _judged_csv(checkpoint: slim.MaskCheckpoint, sweep: Sweep) -> str:
+    lines = ["tokens,mhsa,mlp,gmacs,params_m,val_top1"]
+    for budget, top1 in sweep.judged:
+        cost = _cost(checkpoint.select(budget))
+        values = [budget.tokens, budget.mhsa, budget.mlp, *cost.values(), top1]
+        lines.append(",".join(map(str, values)))
+    return "\n".join(lines) + "\n"
 
 
 def _write_transferred(

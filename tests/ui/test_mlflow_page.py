@@ -43,9 +43,7 @@ def test_the_sweep_stands_alone_and_opens_to_its_children(page: Page, shown: Sho
         expect(page.get_by_role("link", name=child, exact=True)).to_be_visible()
 
 
-def test_the_printed_address_shows_the_front_cheapest_first(
-    page: Page, shown: ShownSweep
-) -> None:
+def test_the_printed_address_shows_the_front_cheapest_first(page: Page, shown: ShownSweep) -> None:
     address = re.search(r"http://127\.0\.0\.1:5000(/#\S+)", shown.printed)
     assert address, shown.printed[-600:]
     page.goto(shown.pages.address + address[1])
