@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: sweep test test-faults constraints clean
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: sweep test test-faults test-ui constraints clean
 
 sweep: $(VENV)/.installed
 	$(BIN)/python run_sweep.py --cluster auto $(ARGS)
@@ -20,6 +22,10 @@ test: $(VENV)/.installed-test
 test-faults: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 FUZZ=10000 $(BIN)/pytest -m faults -rP --timeout 7200 tests/faults $(ARGS)
 
+# MLflow's own page over a real run, in Debian's Chromium; pictures are left in build/ui.
+test-ui: $(VENV)/.installed-ui
+	$(BIN)/pytest tests/ui $(ARGS)
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -31,10 +37,16 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-ui: pyproject.toml constraints.txt | $(VENV)/bin/python
+	command -v chromium || command -v google-chrome || \
+		{ $(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends chromium; }
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,ui]'
+	touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
 # Resolve the newest versions that pyproject.toml admits, in an environment of their own.
 constraints:
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
-	build/constraints/bin/pip install --quiet '.[test,pictures]'
+	build/constraints/bin/pip install --quiet '.[test,pictures,ui]'
 	build/constraints/bin/pip freeze --exclude vit-slim-sweeps > constraints.txt
 
 clean:

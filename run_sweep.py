@@ -8,6 +8,7 @@ from slim import SlimError
 from sweeps.cli import parse
 from sweeps.errors import InputError, InterruptedRun, StoppedRun
 from sweeps.pipeline import execute
+from sweeps.reporting import report
 
 BAD_INPUT, INTERRUPTED, FAILED = 2, 130, 1
 
@@ -19,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not command.config.verbose:
             warnings.filterwarnings("ignore")
             logging.disable(logging.WARNING)
+        if command.report or command.compare:
+            return report(command)
         return execute(command)
     except InputError as error:
         return _stop(str(error), BAD_INPUT)

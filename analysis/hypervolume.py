@@ -1,9 +1,11 @@
 """How far the sweep got: the front's hypervolume after each trial."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import moocore
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -46,6 +48,20 @@ def hypervolume_data(trials: pd.DataFrame, num_classes: int | None = None) -> Hy
         volume = _volume(front, chance, limit) if len(front) else 0.0
         values.append(volume / box if len(front) and box else 0.0)
     return HypervolumeData(tuple(int(t) for t in ended["trial"]), tuple(values), chance, limit)
+
+
+def hypervolume_of(front: Sequence[tuple[float, float]], limit: float) -> float:
+    """Share (0 to 1) of the box from (`limit` GMACs, 0 %) to (0 GMACs, 100 %) that is dominated.
+
+    Args:
+        front: GMACs and top-1 (%) of each network.
+        limit: GMACs; dearer networks count for nothing.
+
+    Returns:
+        NaN without a network.
+    """
+    points = np.array([(top1, gmacs) for gmacs, top1 in front], dtype=float)
+    return _volume(points, 0.0, limit) / (100 * limit) if len(points) else math.nan
 
 
 def hypervolume_sentence(data: HypervolumeData) -> str:

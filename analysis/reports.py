@@ -4,7 +4,7 @@ import html
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,14 +57,34 @@ def make_reports(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parameters = {"tracking_uri": tracking_uri, "run_name": run_name}
-    pages = []
+    pages = {name: (folder / f"{name}.html", f"{run_name}: {name}") for name in names}
+    return _make_pages(pages, parameters)
+
+
+def make_comparison(tracking_uri: str, first: str, second: str, page: str | Path) -> Path:
+    """Write one HTML page with the fronts of two runs beside each other.
+
+    Args:
+        tracking_uri: Where MLflow holds both runs.
+        first: A sweep's name.
+        second: Another's.
+        page: The file; replaced atomically.
+
+    Raises:
+        ReportError: If a run is not there or the notebook fails; one line.
+    """
+    parameters = {"tracking_uri": tracking_uri, "first_name": first, "second_name": second}
+    pages = {"two_runs": (Path(page), f"{first} and {second}")}
+    return _make_pages(pages, parameters)[0]
+
+
+def _make_pages(pages: Mapping[str, tuple[Path, str]], parameters: dict[str, str]) -> list[Path]:
+    """Execute notebooks, by name, into (page, title)."""
     with _own_thread() as thread, _own_kernel(thread) as kernel:
-        for name in names:
+        for name, (page, title) in pages.items():
             notebook = thread.submit(_execute, name, parameters, kernel).result()
-            page = folder / f"{name}.html"
-            write_text_atomic(page, _page(f"{run_name}: {name}", notebook))
-            pages.append(page)
-    return pages
+            write_text_atomic(page, _page(title, notebook))
+    return [page for page, _ in pages.values()]
 
 
 class _OwnKernel(AsyncKernelManager):

@@ -133,6 +133,17 @@ def load_run(tracking_uri: str, name: str) -> Run:
     )
 
 
+def find_run(tracking_uri: str, name: str) -> str:
+    """MLflow's id of a sweep; of the newest, if several have the name.
+
+    Raises:
+        RunNotFoundError: If no sweep of that name is there.
+    """
+    client = MlflowClient(tracking_uri=tracking_uri)
+    run_id: str = _find_parent(client, tracking_uri, name).info.run_id
+    return run_id
+
+
 def run_sentence(run: Run) -> str:
     """What was run and how far it got, in Markdown."""
     told = [f"Run **{wording.escaped(run.name)}**"]

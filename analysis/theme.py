@@ -56,7 +56,7 @@ TEMPLATE = go.layout.Template(
         "xaxis": _AXIS,
         "yaxis": _AXIS,
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
-        "hoverlabel": {"align": "left"},
+        "hoverlabel": {"align": "left", "bgcolor": "#2b2b2b", "font": {"color": "#ffffff"}},
         "margin": {"l": 70, "r": 30, "t": 60, "b": 60},
         "height": 460,
         "colorscale": {"sequential": SHARES},

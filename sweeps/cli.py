@@ -25,12 +25,16 @@ class Command:
         resume: Name of the run to go on with, or None.
         given: Dotted names of the values that the command line or the YAML gave.
         dry_run: "", "text" or "json".
+        report: Name of a run whose reports are made again, or None.
+        compare: Names of two runs to set beside each other, or none.
     """
 
     config: SweepConfig
     resume: str | None
     given: frozenset[str]
     dry_run: str
+    report: str | None = None
+    compare: tuple[str, ...] = ()
 
 
 def parse(arguments: list[str]) -> Command:
@@ -43,10 +47,13 @@ def parse(arguments: list[str]) -> Command:
     values, given = _checked(parser, arguments)
     config = _instantiate(parser, values)
     resume = values.resume
-    for name in (config.name, resume):
+    compare = tuple(values.compare or ())
+    for name in (config.name, resume, values.report, *compare):
         check_name(name)
     known = frozenset(given & flatten(config.to_dict()).keys())
-    return Command(absolute_paths(resolved(config)), resume, known, values.dry_run)
+    return Command(
+        absolute_paths(resolved(config)), resume, known, values.dry_run, values.report, compare
+    )
 
 
 def read_values(path: Path) -> SweepConfig:
@@ -98,6 +105,14 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="YAML file with any values below.")
     parser.add_argument("--resume", type=str | None, help="Name of a run to go on with.")
+    parser.add_argument("--report", type=str | None, help="Name of a run to report again.")
+    parser.add_argument(
+        "--compare",
+        type=str,
+        nargs=2,
+        metavar=("A", "B"),
+        help="Names of two runs; their fronts are written into one page.",
+    )
     parser.add_argument(
         "--dry-run",
         nargs="?",

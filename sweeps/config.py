@@ -233,16 +233,21 @@ class FinetuneConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class TransferConfig(TrainConfig):
-    """Fine-tuning of the front's networks, with a new head, on other tasks.
+    """Training of the front's networks, with a new head, on other tasks.
 
     Args:
-        seeds: Repeats of each pair of network and task, each with its own seed.
+        methods: Comma-separated: `finetune` trains all weights, `probe` a linear classifier on
+            frozen features, `scratch` the same architecture from fresh weights.
+        seeds: Repeats of each network, task and method, each with its own seed.
+        probe_lr: Peak learning rate of `probe`.
     """
 
     epochs: PositiveInt = 8
     lr: PositiveFloat = 1e-3
     warmup_epochs: NonNegativeFloat = 1.0
+    methods: str = "finetune"
     seeds: PositiveInt = 1
+    probe_lr: PositiveFloat = 1e-2
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,13 @@ from sweeps.stopping import StopRequest
 from sweeps.study import BudgetStudy
 from sweeps.sweep import sweep_budgets
 from sweeps.tracking import FAILED, FINISHED, KILLED, Tracker
-from sweeps.transfer import finished_transfer, plan_transfer, run_transfer, transfer_tasks
+from sweeps.transfer import (
+    finished_transfer,
+    plan_transfer,
+    run_transfer,
+    transfer_methods,
+    transfer_tasks,
+)
 from sweeps.trial import TrialJob
 from sweeps.trials import COMPLETE, TransferRow, TrialRow, write_table
 from sweeps.worker import worker_device
@@ -409,9 +415,7 @@ class Run:
         """Fine-tune the front's networks and the dense one on each transfer task."""
         folder, config = self.folder, self.config
         results = folder.state / "transfer"
-        jobs = plan_transfer(
-            self.transfers, front, folder.models, folder.dense, config.transfer.seeds
-        )
+        jobs = plan_transfer(self.transfers, front, folder.models, folder.dense, config)
         done = [found for job in jobs if (found := finished_transfer(job, results))]
         for finished in done:  # a killed run may not have said so
             log_transfer(self.tracker, *finished)
@@ -434,8 +438,8 @@ class Run:
             ended = sum(row.task == job.task for row in rows)
             detail = f"{job.trial}: test top-1 {result[0].test_top1:.2f} %, {ended}/{len(same)}"
             self.progress.advance(f"transfer {job.task}", ended / len(same), detail)
-        order = {(job.task, job.trial, job.seed): i for i, job in enumerate(jobs)}
-        rows.sort(key=lambda row: order[row.task, row.trial, row.seed])
+        order = {(job.task, job.trial, job.method, job.seed): i for i, job in enumerate(jobs)}
+        rows.sort(key=lambda row: order[row.task, row.trial, row.method, row.seed])
         write_table(folder.path / "transfer.csv", TransferRow, rows)
         self.tracker.artifact(self.tracker.parent, folder.path / "transfer.csv")
 
@@ -473,6 +477,7 @@ def _check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], n
     except slim.TaskError as error:
         raise InputError(f"--data: {error}") from error
     transfers = transfer_tasks(config)
+    transfer_methods(config)
     model = make_dense(config, task, weights=False)
     _check_method(config)
     config = replace(config, space=space_for(config.space, read_spec(model)))

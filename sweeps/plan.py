@@ -14,6 +14,7 @@ from slim.training import Training
 from sweeps.config import SweepConfig
 from sweeps.dense import dense_epochs
 from sweeps.space import DENSE, BudgetSpace, mean_share, stand_in_scores
+from sweeps.transfer import transfer_methods
 
 # A training step costs a forward and twice that backward; distillation adds a dense forward.
 TRAIN, FORWARD = 3, 1
@@ -137,10 +138,10 @@ def make_plan(
     ]
     for other in transfers:
         sizes = TRAIN * other.size("train") + other.size("val")
-        jobs = (front + 1) * config.transfer.seeds
+        repeats = config.transfer.seeds * len(transfer_methods(config))
+        jobs = (front + 1) * repeats
         done = config.transfer.epochs * sizes + other.size("test")
-        networks = config.transfer.seeds * (1 + front * share)
-        units = gmacs * networks * done
+        units = gmacs * repeats * (1 + front * share) * done
         work.append((f"transfer {other.name}", jobs, config.transfer.epochs, units))
     stages = tuple(
         PlannedStage(

@@ -7,10 +7,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from analysis import wording
 from analysis.hypervolume import draw_hypervolume, hypervolume_data
 from analysis.judged import draw_judged
-from analysis.markdown import markdown_table
-from analysis.pareto_front import FrontData, draw_front, front_data, front_sentence, front_table
+from analysis.pareto_front import FrontData, draw_front, front_data, front_sentence
 from analysis.reports import make_reports
 from analysis.structure import draw_structure, structure_data
 from slim import Budget, MaskCheckpoint
@@ -57,9 +57,14 @@ def publish_judged(
 
 
 def front_note(front: FrontData) -> str:
-    """The description on the run's page: what the front says, and its networks."""
-    told = front_sentence(front)
-    return f"{told}\n\n{markdown_table(front_table(front))}" if front.front else told
+    """The description on the run's page, in Markdown: what the front says, and its networks."""
+    networks = [
+        f"- trial {point.trial}: {wording.number(point.gmacs)} GMACs, "
+        f"{wording.number(point.params_m)} M parameters, top-1 {wording.top1(point.val_top1)} % "
+        f"(val), {wording.top1(point.test_top1)} % (test)"
+        for point in front.front
+    ]
+    return "\n".join([front_sentence(front), "", *networks])
 
 
 def publish_reports(tracker: Tracker, folder: RunFolder, tracking_uri: str) -> list[Path]:
@@ -71,8 +76,9 @@ def publish_reports(tracker: Tracker, folder: RunFolder, tracking_uri: str) -> l
 
 
 def log_transfer(tracker: Tracker, row: TransferRow, curve: list[float], seconds: float) -> None:
-    """Log one fine-tuning on a transfer task as a run below the sweep's, once."""
-    run = tracker.child(f"{row.task}-{row.trial}-{row.seed}", "transfer", {"trial": row.trial})
+    """Log one training on a transfer task as a run below the sweep's, once."""
+    name = f"{row.task}-{row.trial}-{row.method}-{row.seed}"
+    run = tracker.child(name, "transfer", {"trial": row.trial})
     about = {name: getattr(row, name) for name in ("task", "trial", "method", "seed")}
     tracker.params(run, about)
     for epoch, accuracy in enumerate(curve, start=1):

@@ -59,7 +59,7 @@ class RunFolder:
         """
         folder = cls(storage, name)
         if not folder.config_file.is_file():
-            raise InputError(f"there is no run {name} in {storage}; check --resume and --storage")
+            raise InputError(f"there is no run {name} in {storage}; check the name and --storage")
         return folder
 
     def write_config(self, config: SweepConfig, path: Path | None = None) -> None:

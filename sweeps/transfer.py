@@ -1,16 +1,20 @@
-"""Carrying the front to other tasks: each network, with a new head, fine-tuned on each task."""
+"""Carrying the front to other tasks: each network, with a new head, trained on each task."""
 
 import json
-from dataclasses import asdict, dataclass
+import zlib
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import slim
 from slim.evaluation import top1
 from slim.files import write_text_atomic
+from slim.fresh import with_fresh_weights
 from slim.heads import with_new_head
+from slim.recipe import Recipe
 from slim.subnetwork import architecture_of
 from slim.tasks import EMBEDDED, Task, load_task
 from slim.tasks.catalog import fashion_mnist_is_present
@@ -22,7 +26,7 @@ from sweeps.stopping import watch
 from sweeps.trials import TransferRow
 from sweeps.worker import worker_device
 
-METHOD = "finetune"
+METHODS = ("finetune", "probe", "scratch")
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,14 @@ class TransferJob:
     Args:
         task: Name of the task.
         trial: Trial number as text, or `dense`.
+        method: One of METHODS.
         seed: Of this repeat.
         model: Folder of the saved network.
     """
 
     task: str
     trial: str
+    method: str
     seed: int
     model: Path
 
@@ -45,11 +51,26 @@ class TransferJob:
     def key(self) -> str:
         """A file name of its own."""
         safe = "".join(c if c.isalnum() else "-" for c in self.task)
-        return f"{safe}_{self.trial}_{self.seed}"
+        apart = "" if safe == self.task else f"-{zlib.crc32(self.task.encode()):08x}"
+        method = "" if self.method == METHODS[0] else f"_{self.method}"
+        return f"{safe}{apart}_{self.trial}_{self.seed}{method}"
+
+
+def transfer_methods(config: SweepConfig) -> list[str]:
+    """The methods that the configuration names, each once.
+
+    Raises:
+        InputError: If one is unknown.
+    """
+    methods = list(dict.fromkeys(name.strip() for name in config.transfer.methods.split(",")))
+    for method in methods:
+        if method not in METHODS:
+            raise InputError(f"--transfer.methods {method!r} is not one of {', '.join(METHODS)}")
+    return methods
 
 
 def transfer_tasks(config: SweepConfig) -> list[Task]:
-    """Load the tasks that the configuration names.
+    """Load the tasks that the configuration names, each once.
 
     Raises:
         InputError: If one is unknown or unusable.
@@ -62,40 +83,42 @@ def transfer_tasks(config: SweepConfig) -> list[Task]:
         names += ["fashion-mnist"] if fashion_mnist_is_present() else []
         names = [name for name in names if name != config.data]
     try:
-        return [load_task(name) for name in names]
+        return [load_task(name) for name in dict.fromkeys(names)]
     except slim.TaskError as error:
         raise InputError(f"--tasks: {error}") from error
 
 
 def plan_transfer(
-    tasks: list[Task], front: list[int], models: Path, dense: Path, seeds: int
+    tasks: list[Task], front: list[int], models: Path, dense: Path, config: SweepConfig
 ) -> list[TransferJob]:
-    """The dense model and each network of the front, on each task, for each seed."""
+    """The dense model and each network of the front, on each task, by each method and seed."""
     networks = [("dense", dense)] + [(str(number), models / str(number)) for number in front]
     return [
-        TransferJob(task.name, trial, seed, folder)
+        TransferJob(task.name, trial, method, seed, folder)
         for task in tasks
         for trial, folder in networks
-        for seed in range(seeds)
+        for method in transfer_methods(config)
+        for seed in range(config.transfer.seeds)
     ]
 
 
 def run_transfer(
     job: TransferJob, task: Task, config: SweepConfig, results: Path
 ) -> tuple[TransferRow, list[float], float]:
-    """Fine-tune one network on one task, on a worker.
+    """Train one network on one task, on a worker.
 
     Returns:
         The row, val top-1 after each epoch, and seconds; also written to `results`, so that a
         resumed run does not train it again.
     """
-    options, device = config.transfer, worker_device()
+    device = worker_device()
     seed = config.seed * 1_000_003 + job.seed
     torch.manual_seed(seed)
     preprocessing = saved_preprocessing(job.model)
-    vit = with_new_head(slim.load(job.model), task.num_classes)
+    vit = network_for(job, task.num_classes)
     cost = slim.count(architecture_of(vit))
-    training = Training(vit, task, preprocessing, options.recipe(), seed=seed, device=device)
+    recipe = recipe_for(job, config)
+    training = Training(vit, task, preprocessing, recipe, seed=seed, device=device)
     state = results / f"{job.key}.pt"
     for _ in training.resumable_epochs(state, stop_requested=watch(results.with_name("stop"))):
         pass
@@ -104,7 +127,7 @@ def run_transfer(
     row = TransferRow(
         task=job.task,
         trial=job.trial,
-        method=METHOD,
+        method=job.method,
         seed=job.seed,
         gmacs=cost.macs / 1e9,
         params_m=cost.params / 1e6,
@@ -117,6 +140,33 @@ def run_transfer(
     write_text_atomic(results / f"{job.key}.json", json.dumps(kept))
     state.unlink(missing_ok=True)
     return row, curve, seconds
+
+
+def network_for(job: TransferJob, num_classes: int) -> nn.Module:
+    """The network that a job starts from, with a head for the task's classes."""
+    vit = with_new_head(slim.load(job.model), num_classes)
+    if job.method == "scratch":
+        return with_fresh_weights(vit)
+    if job.method == "probe":
+        heads = {id(p) for p in _head_parameters(vit)}
+        for parameter in vit.parameters():
+            parameter.requires_grad_(id(parameter) in heads)
+    return vit
+
+
+def recipe_for(job: TransferJob, config: SweepConfig) -> Recipe:
+    """How a job trains: a linear classifier takes its own learning rate."""
+    recipe = config.transfer.recipe()
+    if job.method == "probe":
+        return replace(recipe, lr=config.transfer.probe_lr, layer_decay=1.0, drop_path=0.0)
+    return recipe
+
+
+def _head_parameters(vit: Any) -> list[nn.Parameter]:
+    """Weights and biases of the classifier, or of both where there are two."""
+    heads = vit.get_classifier()
+    each = heads if isinstance(heads, tuple) else (heads,)
+    return [parameter for head in each for parameter in head.parameters()]
 
 
 def finished_transfer(

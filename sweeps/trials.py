@@ -37,7 +37,11 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class TransferRow:
-    """A network fine-tuned on a transfer task; `trial` is `dense` in the dense model's rows."""
+    """A network on a transfer task; `trial` is `dense` in the dense model's rows.
+
+    `method` is `finetune` (all weights), `probe` (a linear classifier on frozen features) or
+    `scratch` (the same architecture, trained from fresh weights).
+    """
 
     task: str
     trial: str

@@ -18,10 +18,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 TRAINING = "workflowType=machine_learning"
-# The assistant's panel would open by itself and take a third of every picture.
+# The assistant's panel would open by itself and take a third of every picture. Artifacts are shown
+# in frames that have no storage.
 WITHOUT_ASSISTANT = """
-localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');
-localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
+if (window === window.top) {
+    localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');
+    localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
+}
 """
 
 

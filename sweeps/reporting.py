@@ -1,0 +1,62 @@
+"""Reports of runs that are there already: made again, or two runs beside each other."""
+
+from pathlib import Path
+
+from analysis.errors import AnalysisError
+from analysis.reports import make_comparison
+from analysis.runs import find_run
+from sweeps.cli import Command
+from sweeps.config import SweepConfig
+from sweeps.errors import InputError
+from sweeps.publishing import publish_reports
+from sweeps.run_folder import RunFolder
+from sweeps.tracking import Tracker
+
+
+def report(command: Command) -> int:
+    """Make the reports that a command asks for, in the runs' storage and in MLflow.
+
+    Returns:
+        The exit code: 0.
+
+    Raises:
+        InputError: If a run is not there, or a report cannot be made.
+    """
+    try:
+        pages = _again(command) if command.report else _compared(command)
+    except AnalysisError as error:
+        raise InputError(str(error)) from error
+    for page in pages:
+        print(page)
+    return 0
+
+
+def _again(command: Command) -> list[Path]:
+    folder = RunFolder.open(command.config.storage, str(command.report))
+    uri = _tracking_uri(command, folder.read_config())
+    tracker = Tracker(uri)
+    tracker.parent = find_run(uri, folder.name)
+    return publish_reports(tracker, folder, uri)
+
+
+def _compared(command: Command) -> list[Path]:
+    first, second = command.compare
+    if first == second:
+        raise InputError(f"--compare takes two different runs, not {first} twice")
+    folders = [RunFolder.open(command.config.storage, name) for name in (first, second)]
+    uris = [_tracking_uri(command, folder.read_config()) for folder in folders]
+    if uris[0] != uris[1]:
+        raise InputError(
+            f"run {first} is tracked in {uris[0]} and run {second} in {uris[1]}; give the "
+            "--tracking-uri that holds both"
+        )
+    for name in (first, second):
+        find_run(uris[0], name)
+    page = Path(command.config.storage) / f"{first}-and-{second}.html"
+    return [make_comparison(uris[0], first, second, page)]
+
+
+def _tracking_uri(command: Command, stored: SweepConfig) -> str:
+    """The one that is asked for, else the one that the run began with."""
+    given = "tracking_uri" in command.given
+    return command.config.tracking_uri if given else stored.tracking_uri
