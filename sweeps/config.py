@@ -306,6 +306,8 @@ class SweepConfig:
         seed: Of everything random.
         storage: Folder for runs; all nodes must see it.
         tracking_uri: MLflow's tracking server or database.
+        register: Register the front's networks as versions of an MLflow model of the run's name,
+            with aliases such as macs-50, the most accurate of at most half the dense MACs.
         verbose: Show the libraries' logs.
         vit: Shape of the fresh model.
         dense: Training of the dense model.
@@ -338,6 +340,7 @@ class SweepConfig:
     seed: Seed = 0
     storage: str = "runs"
     tracking_uri: str = "sqlite:///mlflow.db"
+    register: bool = False
     verbose: bool = False
     vit: VitConfig = field(default_factory=VitConfig)
     dense: DenseConfig = field(default_factory=DenseConfig)

@@ -39,7 +39,14 @@ from sweeps.judging import judge_budgets
 from sweeps.masking import search_masks
 from sweeps.plan import Plan, make_plan, probe_speed
 from sweeps.progress import Progress, print_end
-from sweeps.publishing import log_transfer, publish_front, publish_judged, publish_reports
+from sweeps.publishing import (
+    log_transfer,
+    publish_front,
+    publish_judged,
+    publish_models,
+    publish_reports,
+    register_models,
+)
 from sweeps.recorder import Recorder, run_of
 from sweeps.repeats import RepeatRow, plan_repeats, repeat_trial, spread_of
 from sweeps.run_folder import RunFolder
@@ -71,7 +78,7 @@ from sweeps.worker import worker_device
 # What a resumed run may be given anew; everything else must be what it began with.
 MAY_CHANGE = {
     *("cluster", "concurrency", "cpus_per_trial", "gpus_per_trial", "max_retries"),
-    *("storage", "verbose"),
+    *("register", "storage", "verbose"),
 }
 DONE, NO_FRONT = 0, 1
 DENSE_RUN = "dense.dense"
@@ -214,10 +221,13 @@ class Run:
         write_table(folder.path / "trials.csv", TrialRow, rows)
         write_table(folder.path / "front.csv", TrialRow, front)
         publish_front(self.tracker, folder, rows, checkpoint)
+        publish_models(self.tracker, folder, front)
         self._transfer([row.trial for row in front])
         self.tracker.finish_parent(FINISHED if front else FAILED)  # the reports say how it ended
         self.progress.begin("reports")
         self.tracker.flush()
+        if self.config.register:
+            register_models(self.tracker, folder, front, checkpoint)
         publish_reports(self.tracker, folder, self.config.tracking_uri)
         return rows
 

@@ -13,11 +13,13 @@ from analysis.judged import draw_judged
 from analysis.pareto_front import FrontData, draw_front, front_data, front_sentence
 from analysis.reports import make_reports
 from analysis.structure import draw_structure, structure_data
-from slim import Budget, MaskCheckpoint
+from slim import Budget, MaskCheckpoint, count
 from slim.files import write_text_atomic
 from sweeps.front import pareto_front
 from sweeps.judged import JudgedRow
+from sweeps.recorder import run_of
 from sweeps.run_folder import RunFolder
+from sweeps.served_models import ARTIFACT, register_front, save_served
 from sweeps.tracking import Tracker
 from sweeps.trials import TransferRow, TrialRow, write_table
 
@@ -54,6 +56,26 @@ def publish_judged(
         pd.DataFrame([asdict(row) for row in rows]), [row.number for row in front]
     )
     tracker.text(tracker.parent, "judged.html", _page(picture))
+
+
+def publish_models(tracker: Tracker, folder: RunFolder, front: list[TrialRow]) -> None:
+    """Log the front's networks as MLflow models."""
+    for row in front:
+        served = folder.state / "mlflow" / run_of(row.trial) / ARTIFACT
+        if not served.is_dir():
+            save_served(folder.models / str(row.trial), served)
+        tracker.artifact(run_of(row.trial), served, ARTIFACT)
+
+
+def register_models(
+    tracker: Tracker, folder: RunFolder, front: list[TrialRow], checkpoint: MaskCheckpoint
+) -> None:
+    """Register what `publish_models` logged and MLflow has, once."""
+    if front and not folder.recall("registered"):
+        runs = {row.trial: tracker.run_id(run_of(row.trial)) for row in front}
+        dense = count(checkpoint.select(Budget())).macs / 1e9
+        register_front(tracker.client, folder.name, front, runs, dense)
+        folder.remember("registered", True)
 
 
 def front_note(front: FrontData) -> str:

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
+import yaml
+from mlflow.tracking import MlflowClient
+
 from analysis.errors import AnalysisError
-from analysis.reports import make_comparison
+from analysis.reports import make_comparison, make_reports
 from analysis.runs import find_run
 from sweeps.cli import Command
-from sweeps.config import SweepConfig
 from sweeps.errors import InputError
-from sweeps.publishing import publish_reports
 from sweeps.run_folder import RunFolder
-from sweeps.tracking import Tracker
 
 
 def report(command: Command) -> int:
@@ -33,10 +33,13 @@ def report(command: Command) -> int:
 
 def _again(command: Command) -> list[Path]:
     folder = RunFolder.open(command.config.storage, str(command.report))
-    uri = _tracking_uri(command, folder.read_config())
-    tracker = Tracker(uri)
-    tracker.parent = find_run(uri, folder.name)
-    return publish_reports(tracker, folder, uri)
+    uri = _tracking_uri(command, folder)
+    parent = find_run(uri, folder.name)
+    pages = make_reports(uri, folder.name, folder.reports)
+    client = MlflowClient(uri)
+    for page in pages:
+        client.log_artifact(parent, str(page), "reports")
+    return pages
 
 
 def _compared(command: Command) -> list[Path]:
@@ -44,7 +47,7 @@ def _compared(command: Command) -> list[Path]:
     if first == second:
         raise InputError(f"--compare takes two different runs, not {first} twice")
     folders = [RunFolder.open(command.config.storage, name) for name in (first, second)]
-    uris = [_tracking_uri(command, folder.read_config()) for folder in folders]
+    uris = [_tracking_uri(command, folder) for folder in folders]
     if uris[0] != uris[1]:
         raise InputError(
             f"run {first} is tracked in {uris[0]} and run {second} in {uris[1]}; give the "
@@ -56,7 +59,12 @@ def _compared(command: Command) -> list[Path]:
     return [make_comparison(uris[0], first, second, page)]
 
 
-def _tracking_uri(command: Command, stored: SweepConfig) -> str:
-    """The one that is asked for, else the one that the run began with."""
-    given = "tracking_uri" in command.given
-    return command.config.tracking_uri if given else stored.tracking_uri
+def _tracking_uri(command: Command, folder: RunFolder) -> str:
+    """The one that is asked for, else the one that the run began with, whatever wrote it."""
+    if "tracking_uri" in command.given:
+        return command.config.tracking_uri
+    try:
+        return str(yaml.safe_load(folder.config_file.read_text())["tracking_uri"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"{folder.config_file} is damaged: {line}") from error

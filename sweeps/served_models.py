@@ -26,14 +26,16 @@ def save_served(network: Path, folder: Path) -> None:
 
     Args:
         network: Folder of `slim.save`.
-        folder: Made here.
+        folder: Made in one step.
     """
     vit = slim.load(network)
     size, classes = tuple(vit.input_size), int(vit.num_classes)  # type: ignore[arg-type]
     images = TensorSpec(np.dtype(np.float32), (-1, *size), "images")
     probabilities = TensorSpec(np.dtype(np.float32), (-1, classes), "probabilities")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent)) / folder.name
     mlflow.pyfunc.save_model(
-        str(folder),
+        str(draft),
         loader_module="slim.served",
         data_path=str(network),
         code_paths=[str(Path(slim.__file__).parent)],
@@ -41,14 +43,8 @@ def save_served(network: Path, folder: Path) -> None:
         input_example={"images": np.zeros((1, *size), dtype=np.float32)},
         pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
     )
-
-
-def log_served(client: MlflowClient, run: str, network: Path) -> None:
-    """Log a saved network with a trial's run, as `runs:/RUN/mlflow_model`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / ARTIFACT
-        save_served(network, folder)
-        client.log_artifacts(run, str(folder), ARTIFACT)
+    draft.rename(folder)
+    draft.parent.rmdir()
 
 
 def register_front(
@@ -63,7 +59,7 @@ def register_front(
     Args:
         client: Whose registry.
         name: Of the registered model.
-        front: Networks that were logged by `log_served`.
+        front: Networks whose runs have the artifact `mlflow_model`.
         runs: MLflow's run of each trial.
         dense_gmacs: What the levels are percents of.
 

@@ -51,6 +51,6 @@ def run_sweep_process(
 @pytest.fixture(scope="session")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> FinishedSweep:
     cwd = tmp_path_factory.mktemp("sweep")
-    done = run_sweep_process(cwd, *SMALL, "--name", "small", "--trials", "4")
+    done = run_sweep_process(cwd, *SMALL, "--name", "small", "--trials", "4", "--register")
     uri = f"sqlite:///{cwd / 'mlflow.db'}"
     return FinishedSweep(cwd, cwd / "runs" / "small", uri, done.stdout + done.stderr)

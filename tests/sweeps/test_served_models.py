@@ -10,8 +10,7 @@ import torch
 from mlflow import MlflowClient
 
 import slim
-from sweeps.served_models import ARTIFACT, aliases_of, log_served, register_front
-from sweeps.tracking import Tracker
+from sweeps.served_models import ARTIFACT, aliases_of, register_front, save_served
 from sweeps.trials import TrialRow
 
 
@@ -33,11 +32,11 @@ def test_a_model_from_the_registry_answers_as_the_network_does(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    tracker = Tracker(uri)
-    tracker.begin("sweep")
-    run = tracker.child("trial-4", "trial")
-    log_served(tracker.client, run, network)
-    client: MlflowClient = tracker.client
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("e", (tmp_path / "artifacts").as_uri())
+    run = client.create_run(experiment).info.run_id
+    save_served(network, tmp_path / ARTIFACT)
+    client.log_artifacts(run, str(tmp_path / ARTIFACT), ARTIFACT)
     files = [item.path for item in client.list_artifacts(run, ARTIFACT)]
     assert not [path for path in files if path.endswith((".pkl", ".pth", ".pt"))]
     register_front(client, "sweep", [row(4, 1.0, 90.0)], {4: run}, dense_gmacs=2.0)

@@ -176,7 +176,8 @@ def test_mlflow_holds_the_epochs_the_network_and_the_architecture(sweep: Finishe
         curve = client.get_metric_history(run.info.run_id, "val_top1")
         assert [point.step for point in curve] == [0, 1]
         names = {item.path for item in client.list_artifacts(run.info.run_id)}
-        assert names == {"architecture.json", "model"}
+        served = {"mlflow_model"} if run.data.tags["front"] == "true" else set()
+        assert names == {"architecture.json", "model"} | served
         files = {item.path for item in client.list_artifacts(run.info.run_id, "model")}
         assert files == {"model/model.safetensors", "model/config.json", "model/README.md"}
 
@@ -203,6 +204,17 @@ def test_the_parent_run_holds_values_figures_tables_and_reports(sweep: FinishedS
         (stage,) = children(sweep, kind)
         assert stage.info.status == "FINISHED"
         assert stage.data.metrics["val_top1"] > 0
+
+
+def test_the_registered_model_of_the_dense_cost_is_the_best_of_the_front(
+    sweep: FinishedSweep,
+) -> None:
+    client = MlflowClient(sweep.tracking_uri)
+    version = client.get_model_version_by_alias("small", "macs-100")
+    front = pd.read_csv(sweep.folder / "front.csv")
+    best = front[front["val_top1"] == front["val_top1"].max()]
+    assert int(version.tags["trial"]) in best["trial"].tolist()
+    assert len(client.search_model_versions("name = 'small'")) == len(front)
 
 
 def test_optuna_says_what_the_tables_say(sweep: FinishedSweep) -> None:
