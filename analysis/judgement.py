@@ -54,14 +54,14 @@ def judgement_sentence(data: JudgementData) -> str:
             "too alike, to say whether judging ranks them rightly."
         )
     gain = data.pairs["trained"] - data.pairs["judged"]
-    least = data.pairs.loc[gain.idxmin()]
-    most = data.pairs.loc[gain.idxmax()]
+    order = data.pairs["trial"].to_numpy()[gain.to_numpy().argsort()]
+    least, most = int(order[0]), int(order[-1])
     return told + (
         f"Over the {len(data.pairs)} that were trained too, Kendall's rank correlation of judged "
         f"and trained accuracy is {data.tau:+.2f} (1: the same order, 0: unrelated). Training "
         f"changed top-1 by {wording.points(float(gain.median()))} points in the median, from "
-        f"{wording.points(float(gain.min()))} (trial {least['trial']:.0f}) to "
-        f"{wording.points(float(gain.max()))} (trial {most['trial']:.0f})."
+        f"{wording.points(float(gain.min()))} (trial {least}) to "
+        f"{wording.points(float(gain.max()))} (trial {most})."
     )
 
 

@@ -89,7 +89,10 @@ def test_from_scratch_nothing_but_the_architecture_is_taken(saved: Path) -> None
 
 
 @pytest.mark.parametrize("method", ["finetune", "probe", "scratch"])
-def test_each_method_gives_a_row_of_its_own(saved: Path, tmp_path: Path, method: str) -> None:
+def test_each_method_gives_a_row_of_its_own(
+    saved: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.transfer.worker_device", lambda: "cpu")
     task = load_task("digits")
     row, curve, _ = run_transfer(job(saved, method), task, ALL, tmp_path)
     assert (row.method, row.task, row.trial, len(curve)) == (method, "digits", "3", 1)
