@@ -16,6 +16,8 @@ from urllib.parse import urlencode
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from sweeps.front_view import front_page
+
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 TRAINING = "workflowType=machine_learning"
 # The assistant's panel would open by itself and take a third of every picture. Artifacts are shown
@@ -47,6 +49,10 @@ class SweepPages:
     def runs(self) -> str:
         """All runs of the experiment."""
         return f"{self.address}/#/experiments/{self.experiment}/runs?{TRAINING}"
+
+    def front(self, name: str) -> str:
+        """The front of a sweep."""
+        return self.address + front_page(self.experiment, name)
 
     def comparison(self) -> str:
         """MLflow's own plots of the sweep's trials."""

@@ -1,0 +1,61 @@
+"""Reports of runs that are there already, and one line for runs that are not."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+
+import run_sweep
+from analysis.reports import make_reports
+from tests.sweeps.conftest import FinishedSweep
+
+
+def test_a_finished_runs_reports_are_made_again(
+    sweep: FinishedSweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(sweep.cwd)
+    monkeypatch.setattr("sweeps.reporting.make_reports", partial(make_reports, names=["front"]))
+    page = sweep.folder / "reports" / "front.html"
+    page.unlink()
+    assert run_sweep.main(["--report", "small"]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert "on the front" in page.read_text()
+
+
+def write_run(storage: Path, name: str, tracking: str) -> None:
+    (storage / name).mkdir(parents=True)
+    (storage / name / "config.yaml").write_text(yaml.safe_dump({"tracking_uri": tracking}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--report", "nobody"], "there is no run nobody in"),
+        (["--report", "one"], "no sweep named 'one' in experiment vit-slim"),
+        (["--report", "../one"], "run name '../one' is not usable"),
+        (["--report", "broken"], "config.yaml is damaged"),
+        (["--compare", "one", "nobody"], "there is no run nobody in"),
+        (["--compare", "one", "one"], "two different runs, not one twice"),
+        (["--compare", "one", "two"], "no sweep named 'one'"),
+        (["--compare", "one", "elsewhere"], "give the --tracking-uri that holds both"),
+        (["--compare", "one"], "--compare"),
+    ],
+)
+def test_runs_that_are_not_there_are_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs", "one", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    write_run(tmp_path / "runs", "two", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    write_run(tmp_path / "runs", "elsewhere", "http://tracking:5000")
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "config.yaml").write_text("no mapping")
+    assert run_sweep.main(arguments) == 2
+    told = capsys.readouterr().err.strip()
+    assert message in told
+    assert "\n" not in told
