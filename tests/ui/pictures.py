@@ -26,25 +26,25 @@ def main() -> None:
 
 
 def take(page: Page, pages: SweepPages, name: str, folder: Path) -> None:
-    page.set_viewport_size({"width": 1200, "height": 640})
+    page.set_viewport_size({"width": 1400, "height": 640})
     page.goto(pages.front(name))
     page.get_by_role("gridcell").get_by_role("link").first.wait_for(timeout=60_000)
     page.wait_for_timeout(1500)
     page.screenshot(path=folder / "front_view.png")
     page.goto(pages.run())
     page.get_by_text("on the front: no other trial").wait_for(timeout=60_000)
+    page.get_by_role("link", name="trial-", exact=False).first.wait_for(timeout=60_000)
+    page.get_by_text("Show more").click()
     page.screenshot(path=folder / "sweep.png")
     page.goto(pages.run("/artifacts"))
     page.get_by_text("front.html", exact=True).first.click()
-    points = page.frame_locator("iframe").locator(".scatterlayer path.point")
-    points.first.wait_for(timeout=60_000)
-    points.last.hover(force=True)
+    traces = page.frame_locator("iframe").locator(".scatterlayer .trace")
+    traces.first.wait_for(timeout=60_000)
+    traces.nth(1).locator("path.point").nth(2).hover(force=True)
     page.wait_for_timeout(500)
+    where = page.get_by_text("Path:", exact=False).first  # a folder of this machine
+    where.evaluate("element => { element.style.visibility = 'hidden'; }")
     page.screenshot(path=folder / "front.png")
-    page.goto(pages.comparison())
-    page.get_by_role("tab", name="Parallel Coordinates Plot").wait_for(timeout=60_000)
-    page.wait_for_timeout(3000)
-    page.screenshot(path=folder / "parallel.png")
 
 
 if __name__ == "__main__":
