@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -104,11 +105,12 @@ def sandwich(
         An objective for a `SharedModel`: the mean over the networks.
     """
     teacher = teacher.eval()
-    lowest = torch.tensor([smallest.tokens, smallest.mhsa, smallest.mlp], dtype=torch.float64)
+    lowest = np.array([smallest.tokens, smallest.mhsa, smallest.mlp])
 
     def objective(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         shared: Any = getattr(model, "module", model)
-        between = lowest + (1 - lowest) * torch.rand(networks, 3, dtype=torch.float64)
+        drawn = np.random.rand(networks, 3)  # alike in all processes, as mixtures are
+        between = lowest + (1 - lowest) * drawn
         budgets = [smallest, *(Budget(*draw) for draw in between.tolist())]
         architectures = [shared.select(budget) for budget in budgets]
         logits = model(images, [Architecture.dense(shared.spec), *architectures])

@@ -360,7 +360,8 @@ class Training:
 
     def _made_with(self) -> dict[str, Any]:
         """What must be the same for a state to be gone on from, as plain values."""
-        recipe = asdict(self.recipe) | {"accumulation": None}  # changes no step
+        batch = self.recipe.batch_size * self.processes.world_size
+        recipe = asdict(self.recipe) | {"batch_size": batch, "accumulation": None}
         return recipe | {"seed": self.seed, "data": self.task.name, "images": self._sizes()}
 
     def _sizes(self) -> list[int]:

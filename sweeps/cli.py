@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from sweeps.config import SweepConfig, flatten, from_dict, resolved
 from sweeps.errors import InputError
+from sweeps.mirror import is_uri
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -155,11 +156,13 @@ def absolute_paths(config: SweepConfig) -> SweepConfig:
     """Make paths absolute, so that workers in other folders find them.
 
     Raises:
-        InputError: If the storage is no folder, or the tracking URI holds a password.
+        InputError: If the storage is neither a folder nor a bucket, or the tracking URI holds a
+            password.
     """
-    if "://" in config.storage:
+    if is_uri(config.storage) and not re.match(r"(s3|gs)://[^/@]+", config.storage):
         raise InputError(
-            f"storage {config.storage!r} is not a folder; give a path that all nodes see"
+            f"storage {config.storage!r} is neither a folder nor s3://BUCKET/PREFIX or "
+            "gs://BUCKET/PREFIX; credentials are taken from the environment"
         )
     if re.search(r"://[^/@]*:[^/@]*@", config.tracking_uri):
         raise InputError(
@@ -172,13 +175,18 @@ def absolute_paths(config: SweepConfig) -> SweepConfig:
         uri = f"sqlite:///{Path(rest).expanduser().resolve()}"
     return replace(
         config,
-        storage=str(Path(config.storage).expanduser().resolve()),
+        storage=_absolute_storage(config.storage),
         tracking_uri=uri,
         data=_absolute(config.data),
         model=_absolute(config.model),
         weights=config.weights and str(Path(config.weights).expanduser().resolve()),
         tasks=",".join(_absolute(name.strip()) for name in config.tasks.split(",")),
     )
+
+
+def _absolute_storage(storage: str) -> str:
+    """A bucket as it is, a folder made absolute."""
+    return storage.rstrip("/") if is_uri(storage) else str(Path(storage).expanduser().resolve())
 
 
 def _absolute(name: str) -> str:

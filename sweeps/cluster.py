@@ -8,15 +8,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import ray
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from sweeps.config import SweepConfig
 from sweeps.errors import InputError
+from sweeps.versions import check_nodes
 
 ANSWER_SECONDS = 30
 MOST_IN_FLIGHT = 64
@@ -29,28 +32,41 @@ class Resources:
     Args:
         cpus: CPUs of the cluster.
         gpus: GPUs of the cluster.
-        cpus_per_trial: CPUs of one trial.
-        gpus_per_trial: GPUs of one trial.
+        workers_per_trial: Processes that train one network.
+        cpus_per_trial: CPUs of each of them.
+        gpus_per_trial: GPUs of each of them.
         concurrency: Trials in flight at most.
     """
 
     cpus: int
     gpus: float
+    workers_per_trial: int
     cpus_per_trial: int
     gpus_per_trial: float
     concurrency: int
 
     @property
     def trial(self) -> dict[str, float]:
-        """Resources of one trial, in Ray's words."""
+        """Resources of one worker of a trial, in Ray's words."""
         return {"num_cpus": self.cpus_per_trial, "num_gpus": self.gpus_per_trial}
 
     @property
+    def bundles(self) -> list[dict[str, float]]:
+        """Resources of a whole trial, one bundle for each worker."""
+        return [{"CPU": self.cpus_per_trial, "GPU": self.gpus_per_trial}] * self.workers_per_trial
+
+    @property
     def stage(self) -> dict[str, float]:
-        """Resources of a stage that runs alone on one node: all its CPUs, and one GPU."""
-        nodes = [node for node in node_resources() if node.gpus or not self.gpus_per_trial]
-        cpus = max(node.cpus for node in nodes)
-        return {"num_cpus": cpus, "num_gpus": 1.0 if self.gpus_per_trial else 0.0}
+        """Resources of one worker of a stage, which has the cluster for itself.
+
+        One GPU, and as many CPUs as leave room for all workers: of one, all of its node.
+        """
+        gpus = max(1.0, self.gpus_per_trial) if self.gpus_per_trial else 0.0
+        nodes = [node for node in node_resources() if node.gpus or not gpus]
+        for cpus in range(max(node.cpus for node in nodes), self.cpus_per_trial, -1):
+            if sum(_trials_on(node, cpus, gpus) for node in nodes) >= self.workers_per_trial:
+                return {"num_cpus": cpus, "num_gpus": gpus}
+        return {"num_cpus": self.cpus_per_trial, "num_gpus": gpus}
 
 
 @contextlib.contextmanager
@@ -58,13 +74,15 @@ def connect(config: SweepConfig) -> Iterator[Resources]:
     """Join the cluster that the configuration names, or start one; leave it at the end.
 
     Raises:
-        InputError: If an address does not answer within 30 s, or a trial does not fit.
+        InputError: If an address does not answer within 30 s, a node has other versions, or a
+            trial does not fit.
     """
     address = _address(config.cluster)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints at verbosity 0 too
     level = logging.INFO if config.verbose else logging.ERROR
+    modules = _shipped(address)
     try:
         ray.init(
             address=address,
@@ -72,19 +90,35 @@ def connect(config: SweepConfig) -> Iterator[Resources]:
             log_to_driver=config.verbose,
             logging_level=level,
             configure_logging=True,
+            runtime_env=modules,
         )
     except Exception as error:  # Ray raises many kinds here
         detail = " ".join(str(error).split())[:200]
         raise InputError(f"Ray cluster {config.cluster}: {detail}") from error
     try:
-        yield _resources(config)
+        if address != "local":
+            check_nodes(shipped=modules is not None)
+        yield resources_of(config)
     finally:
         ray.shutdown()
 
 
+def _shipped(address: str) -> dict[str, Any] | None:
+    """This working tree's packages, for the workers of a cluster that this process only joins.
+
+    A driver that `ray job submit` started has shipped its working directory already. Credentials
+    never travel this way: Ray writes a runtime environment to its logs.
+    """
+    if address == "local" or RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ:
+        return None
+    root = Path(__file__).parent.parent
+    modules = [str(root / name) for name in ("slim", "sweeps", "analysis")]
+    return {"py_modules": modules, "excludes": ["**/__pycache__"]}
+
+
 def expected_concurrency(config: SweepConfig) -> int:
     """Trials in flight on this machine alone, for a plan that starts no cluster."""
-    fits = max(1, (os.cpu_count() or 1) // config.cpus_per_trial)
+    fits = max(1, (os.cpu_count() or 1) // (config.cpus_per_trial * config.workers_per_trial))
     return min(fits, config.concurrency or MOST_IN_FLIGHT)
 
 
@@ -176,7 +210,12 @@ def _is_healthy_head(address: str) -> bool:
     return done.returncode == 0
 
 
-def _resources(config: SweepConfig) -> Resources:
+def resources_of(config: SweepConfig) -> Resources:
+    """What the cluster has, and what a trial takes of it.
+
+    Raises:
+        InputError: If no trial fits.
+    """
     nodes = node_resources()
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     per_trial = config.gpus_per_trial
@@ -184,17 +223,24 @@ def _resources(config: SweepConfig) -> Resources:
         per_trial = 1.0 if gpus else 0.0
     if per_trial > 1 and per_trial != int(per_trial):
         raise InputError(f"--gpus-per-trial {per_trial:g} is neither a fraction nor whole")
-    fits = sum(_trials_on(node, config.cpus_per_trial, per_trial) for node in nodes)
-    if fits < 1:
+    workers = config.workers_per_trial
+    if workers > 1 and per_trial != int(per_trial):
         raise InputError(
-            f"a trial of {config.cpus_per_trial} CPUs and {per_trial:g} GPUs fits no node of the "
-            f"cluster ({cpus} CPUs, {gpus:g} GPUs in all); give --cpus-per-trial, --gpus-per-trial"
+            f"--workers-per-trial {workers} needs whole GPUs, not --gpus-per-trial {per_trial:g}"
         )
-    concurrency = min(fits, config.concurrency or MOST_IN_FLIGHT)
-    return Resources(cpus, gpus, config.cpus_per_trial, per_trial, concurrency)
+    places = sum(_trials_on(node, config.cpus_per_trial, per_trial) for node in nodes)
+    if places < workers:
+        many = f"{workers} workers, each " if workers > 1 else ""
+        raise InputError(
+            f"a trial of {many}{config.cpus_per_trial} CPUs and {per_trial:g} GPUs does not fit "
+            f"the cluster ({len(nodes)} nodes, {cpus} CPUs and {gpus:g} GPUs in all); give "
+            "--cpus-per-trial, --gpus-per-trial, --workers-per-trial"
+        )
+    concurrency = config.concurrency or min(places // workers, MOST_IN_FLIGHT)
+    return Resources(cpus, gpus, workers, config.cpus_per_trial, per_trial, concurrency)
 
 
 def _trials_on(node: NodeResources, cpus: int, gpus: float) -> int:
-    """How many trials a node holds at once."""
+    """How many workers of so many CPUs and GPUs a node holds at once."""
     by_cpu = node.cpus // cpus
     return min(by_cpu, int(node.gpus / gpus)) if gpus else by_cpu

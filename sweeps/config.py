@@ -55,9 +55,9 @@ class TrainConfig:
 
     Args:
         epochs: Passes over the train split.
-        batch_size: Images per optimizer step.
+        batch_size: Images per optimizer step, over all workers of a network together.
         accumulation: Equal parts in which a step's images go through the network one after the
-            other, so that less memory does; at most the batch size.
+            other, so that less memory does; at most the batch size. Several workers share them.
         lr: Peak learning rate.
         weight_decay: Of weight matrices.
         layer_decay: Factor of the learning rate from each block to the one before it, 1 for one
@@ -109,10 +109,12 @@ class TrainConfig:
     crop_scale: Fraction = 1.0
     aug_repeats: PositiveInt = 1
 
-    def recipe(self) -> Recipe:
-        """The recipe that `slim` trains by."""
+    def recipe(self, processes: int = 1) -> Recipe:
+        """The recipe that `slim` trains by, in each of so many processes."""
         distortions = {f.name: getattr(self, f.name) for f in fields(Augmentation)}
         rest = {f.name: getattr(self, f.name) for f in fields(Recipe) if f.name != "augmentation"}
+        rest["batch_size"] = self.batch_size // processes
+        rest["accumulation"] = -(-self.accumulation // processes)
         return Recipe(**rest, augmentation=Augmentation(**distortions))
 
 
@@ -297,14 +299,18 @@ class SweepConfig:
             on every judged and every trained network.
         target_gmacs: Costs, comma-separated, for each of which the best split among the
             dimensions is sought; nothing else is judged or trained, but for the dense model.
-        concurrency: Trials in flight at most; default: as many as the cluster holds, at most 64.
-        cpus_per_trial: CPUs of one trial.
-        gpus_per_trial: GPUs of one trial, a fraction to share one; default: 1 where the cluster
-            has GPUs.
+        concurrency: Trials in flight at most; default: as many as the cluster holds when the run
+            begins, at most 64. More than it holds then wait for nodes that join.
+        workers_per_trial: Processes that train one network together, in trials and in the stages
+            before them, each with its share of every batch.
+        cpus_per_trial: CPUs of one trial, of each of its workers.
+        gpus_per_trial: GPUs of one trial, of each of its workers; a fraction shares one among
+            trials of a single worker; default: 1 where the cluster has GPUs.
         max_retries: How often a trial or stage is tried again, from its last state, after its
             worker died.
         seed: Of everything random.
-        storage: Folder for runs; all nodes must see it.
+        storage: Folder for runs, which all nodes must see, or a bucket (s3://BUCKET/PREFIX,
+            gs://BUCKET/PREFIX), whose credentials the environment of every node has.
         tracking_uri: MLflow's tracking server or database.
         register: Register the front's networks as versions of an MLflow model of the run's name,
             with aliases such as macs-50, the most accurate of at most half the dense MACs.
@@ -334,6 +340,7 @@ class SweepConfig:
     max_latency_ms: PositiveFloat | None = None
     target_gmacs: str | None = None
     concurrency: PositiveInt | None = None
+    workers_per_trial: PositiveInt = 1
     cpus_per_trial: PositiveInt = 1
     gpus_per_trial: NonNegativeFloat | None = None
     max_retries: NonNegativeInt = 3

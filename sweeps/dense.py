@@ -14,6 +14,7 @@ from torch import nn
 
 import slim
 from slim.evaluation import top1
+from slim.processes import Processes
 from slim.spec import read_spec
 from slim.tasks import Preprocessing, Task
 from slim.training import Epoch, Training
@@ -93,18 +94,21 @@ def train_dense(config: SweepConfig, task: Task, folder: Path, state: Path) -> I
         folder: Where the model is saved.
         state: File of the training's state, for resuming.
     """
-    device = worker_device()
+    device, processes = worker_device(), Processes.current()
     torch.manual_seed(config.seed)
     model = make_dense(config, task)
     preprocessing = preprocessing_for(config, model, task)
-    recipe = replace(config.dense, epochs=dense_epochs(config)).recipe()
+    recipe = replace(config.dense, epochs=dense_epochs(config)).recipe(processes.world_size)
     if recipe.epochs:
         training = Training(model, task, preprocessing, recipe, seed=config.seed, device=device)
         yield from course(training, state)
         model = training.evaluated
-    accuracy = top1(model.to(device), task, "val", preprocessing, device=device)
+    accuracy = top1(
+        model.to(device), task, "val", preprocessing, device=device, processes=processes
+    )
     about = {"preprocessing": preprocessing.to_json(), "data": task.fingerprint()}
-    slim.save(model, folder, about | {"val_top1": accuracy})
+    if processes.rank == 0:
+        slim.save(model, folder, about | {"val_top1": accuracy})
     if not recipe.epochs:
         yield Epoch(0, float("nan"), accuracy, 0.0)
 

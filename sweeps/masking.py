@@ -9,9 +9,9 @@ from torch import Tensor
 
 import slim
 from slim.distillation import distill_from
-from slim.evaluation import top1
 from slim.importance import taylor
 from slim.masks import as_timm
+from slim.processes import Processes
 from slim.search import search_training
 from slim.tasks import Task
 from slim.training import Epoch, Objective, cross_entropy
@@ -33,7 +33,7 @@ def search_masks(
         folder: Where the mask checkpoint is saved.
         state: File of the training's state, for resuming.
     """
-    device = worker_device()
+    device, processes = worker_device(), Processes.current()
     torch.manual_seed(config.seed)
     dense = slim.load(dense_folder).to(device)
     preprocessing = saved_preprocessing(dense_folder)
@@ -46,7 +46,7 @@ def search_masks(
         masked,
         task,
         preprocessing,
-        options.recipe(),
+        options.recipe(processes.world_size),
         options.penalty,
         options.mask_lr,
         objective,
@@ -54,7 +54,9 @@ def search_masks(
         device=device,
     )
     yield from course(training, state)
-    accuracy = top1(training.evaluated, task, "val", preprocessing, device=device)
+    accuracy = training.history[-1].val_top1
+    if processes.rank:
+        return
     searched = training.evaluated
     assert isinstance(searched, slim.MaskedModel)
     checkpoint = slim.MaskCheckpoint.from_model(

@@ -77,8 +77,8 @@ from sweeps.worker import worker_device
 
 # What a resumed run may be given anew; everything else must be what it began with.
 MAY_CHANGE = {
-    *("cluster", "concurrency", "cpus_per_trial", "gpus_per_trial", "max_retries"),
-    *("register", "storage", "verbose"),
+    *("cluster", "concurrency", "workers_per_trial", "cpus_per_trial", "gpus_per_trial"),
+    *("max_retries", "register", "storage", "verbose"),
 }
 DONE, NO_FRONT = 0, 1
 DENSE_RUN = "dense.dense"
@@ -210,7 +210,8 @@ class Run:
         checkpoint = slim.MaskCheckpoint.load(searched)
         dense = slim.load(folder.dense)
         shared = broadcast(checkpoint, dense, self.task, saved_preprocessing(folder.dense))
-        job = TrialJob(self.config, shared, folder.models, folder.state / "trials", folder.stop)
+        states, mirror = folder.state / "trials", folder.mirror
+        job = TrialJob(self.config, shared, folder.models, states, folder.stop, mirror)
         space = BudgetSpace(self.config, checkpoint.spec, checkpoint.ranking)
         judged = self._judge(job, JudgedStudy(folder.journal, self.config, space))
         study = BudgetStudy(folder.journal, self.config, space, judged)
@@ -246,8 +247,9 @@ class Run:
         self.progress.begin(name)
         run, started = self._stage_run(name), time.monotonic()
         arguments = (self.config, self.task_reference, *folders, self.folder.state / f"{name}.pt")
-        retries = self.config.max_retries
-        trained = stream(function, *arguments, retries=retries, **self.resources.stage)
+        options = {"workers": self.config.workers_per_trial, "mirror": self.folder.mirror}
+        options |= {"retries": self.config.max_retries} | self.resources.stage
+        trained = stream(function, *arguments, **options)
         try:
             with naming_stage(name):
                 self._follow(name, run, trained, epochs)
@@ -258,6 +260,7 @@ class Run:
         except Exception as error:
             self.tracker.finish(run, FAILED, str(error))
             raise
+        self.folder.mirror.fetch(result)
         self.tracker.metrics(run, {"seconds": time.monotonic() - started})
         self.tracker.artifact(run, result)
         self.tracker.finish(run)
@@ -338,7 +341,8 @@ class Run:
         jobs = [(row, repeat, job, folder) for row, repeat in todo]
         most, resources = self.resources.concurrency, self.resources.trial
         rows = []
-        for done, (_, result) in enumerate(spread(repeat_trial, jobs, most, **resources), 1):
+        trained = spread(repeat_trial, jobs, most, mirror=self.folder.mirror, **resources)
+        for done, (_, result) in enumerate(trained, 1):
             self._end_if_asked()
             rows.append(_raised(result))
             self.progress.advance("repeats", done / len(jobs), f"training {done}/{len(jobs)}")
@@ -374,10 +378,14 @@ class Run:
         self.progress.begin("test")
         jobs = [(self._network(key), self.task_reference) for key in missing]
         most, resources = self.resources.concurrency, self.resources.trial
-        for done, (index, result) in enumerate(spread(test_network, jobs, most, **resources), 1):
+        mirror = self.folder.mirror
+        tested = spread(test_network, jobs, most, mirror=mirror, **resources)
+        for done, (index, result) in enumerate(tested, 1):
             self._end_if_asked()
             known[missing[index]] = _raised(result)
+            mirror.fetch(jobs[index][0])
             slim.add_about(jobs[index][0], {"test_top1": known[missing[index]]})
+            mirror.keep(jobs[index][0])
             self.progress.advance("test", done / len(jobs), f"network {done}/{len(jobs)}")
         epochs = int(self.config.finetune.epochs or 0)
         for key in missing:
@@ -436,7 +444,8 @@ class Run:
         references = {task.name: ray.put(task) for task in self.transfers}
         arguments = [(job, references[job.task], config, results) for job in todo]
         most, resources = self.resources.concurrency, self.resources.trial
-        for index, result in spread(run_transfer, arguments, most, **resources):
+        trained = spread(run_transfer, arguments, most, mirror=folder.mirror, **resources)
+        for index, result in trained:
             self._end_if_asked()
             job = todo[index]
             if isinstance(result, BaseException):
@@ -499,8 +508,14 @@ def _check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], n
         epochs = dense_epochs(config) if name == "dense" else options.epochs
         if not epochs:
             continue
+        workers = 1 if name == "transfer" else config.workers_per_trial
+        if options.batch_size % workers:
+            raise InputError(
+                f"--{name}.batch_size {options.batch_size} cannot be shared out equally to "
+                f"--workers-per-trial {workers}"
+            )
         try:
-            recipe = replace(options, epochs=epochs).recipe()
+            recipe = replace(options, epochs=epochs).recipe(workers)
             for trained in transfers if name == "transfer" else [task]:
                 _check_batch(name, options.batch_size, trained)
                 trained.check_augmentation(_ANY_IMAGE, recipe.augmentation)

@@ -168,9 +168,12 @@ class Recorder(tune.Callback):
             self.tracker.metrics(run, {name: getattr(row, name) for name in COLUMNS}, row.epochs)
             self.tracker.tags(run, {"state": row.state})
             if row.state == COMPLETE:
-                self.tracker.artifact(run, self.folder.models / str(row.trial), "model")
+                network = self.folder.models / str(row.trial)
+                self.folder.mirror.fetch(network)
+                self.tracker.artifact(run, network, "model")
             self.tracker.finish(run, STATUS[row.state], reason)
         remove(self.folder.state / "trials" / str(row.trial))
+        self.folder.mirror.drop(self.folder.state / "trials" / str(row.trial))
 
     def _publish(self) -> None:
         """Bring tables and front tags to what the study says."""
@@ -181,6 +184,7 @@ class Recorder(tune.Callback):
         for row in rows:
             if row.state == COMPLETE:
                 self.tracker.tags(run_of(row.trial), {"front": str(row in front).lower()})
+        self.folder.keep()
 
     def _row(self, trial: Trial, state: str) -> TrialRow:
         result = trial.last_result or {}

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +17,19 @@ from slim.files import write_text_atomic
 from sweeps.cli import read_values
 from sweeps.config import SweepConfig
 from sweeps.errors import InputError
+from sweeps.mirror import Mirror
+
+CLOCK_SECONDS = 1.0  # by which a file system's clock may lag behind
 
 
 class RunFolder:
     """The folder STORAGE/NAME of one run."""
 
     def __init__(self, storage: str | Path, name: str) -> None:
-        self.path = Path(storage) / name
+        self.mirror = Mirror.of(str(storage))
+        self.path = self.mirror.folder / name
         self.name = name
+        self.kept = 0.0
 
     @classmethod
     def create(cls, config: SweepConfig, name: str) -> "RunFolder":
@@ -33,6 +39,8 @@ class RunFolder:
             InputError: If the name exists or the storage cannot be written.
         """
         folder = cls(config.storage, name)
+        folder.mirror.check()
+        folder.mirror.fetch(folder.config_file)
         draft = cls(config.storage, f".{name}.{uuid.uuid4().hex[:8]}")
         try:
             draft.path.mkdir(parents=True)
@@ -48,6 +56,7 @@ class RunFolder:
             raise InputError(
                 f"storage {config.storage} cannot be written: {error.strerror}; give --storage"
             ) from error
+        folder.mirror.keep(folder.config_file)
         return folder
 
     @classmethod
@@ -58,6 +67,9 @@ class RunFolder:
             InputError: If there is no such run.
         """
         folder = cls(storage, name)
+        folder.mirror.check()
+        parts = (folder.config_file, folder.dense, folder.search, folder.shared, folder.state)
+        folder.mirror.fetch(*parts)
         if not folder.config_file.is_file():
             raise InputError(f"there is no run {name} in {storage}; check the name and --storage")
         return folder
@@ -90,9 +102,21 @@ class RunFolder:
             for draft in folder.glob(".*.*") if folder.is_dir() else ():
                 remove(draft)
 
+    def keep(self) -> None:
+        """Copy what this process wrote since the last time to where the run is kept.
+
+        The workers keep what they write: networks and the states of trainings.
+        """
+        began = time.time()
+        state = [path for path in self.state.glob("*") if _is_own(path)]
+        tables = [path for path in self.path.glob("*") if path.is_file()]
+        self.mirror.keep(*tables, *state, self.reports, since=self.kept)
+        self.kept = began - CLOCK_SECONDS
+
     def discard(self) -> None:
         """Remove a folder in which nothing was begun."""
         shutil.rmtree(self.path, ignore_errors=True)
+        self.mirror.drop(self.path)
 
     @property
     def config_file(self) -> Path:
@@ -155,6 +179,7 @@ class RunFolder:
         self.state.mkdir(exist_ok=True)
         known = self.recall_all() | {key: value}
         write_text_atomic(self.state / "progress.json", json.dumps(known, indent=1) + "\n")
+        self.keep()
 
     def recall(self, key: str, default: Any = None) -> Any:
         """What `remember` kept."""
@@ -175,3 +200,9 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _is_own(path: Path) -> bool:
+    """Whether it is the driver's state: not a worker's, Ray Tune's or a lock."""
+    others = ("tune", "trials", "transfer", "repeats", "lock", "stop")
+    return path.name not in others and path.suffix not in (".pt", ".draft", ".lock")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import slim
+from slim.processes import Processes
 from slim.sharing import SharedModel, sandwich
 from slim.tasks import Task
 from slim.training import Epoch, Training
@@ -26,7 +27,8 @@ def share_weights(
         folder: Where the trained checkpoint is saved.
         state: File of the training's state, for resuming.
     """
-    device, options, space = worker_device(), config.share, config.space
+    device, processes = worker_device(), Processes.current()
+    options, space = config.share, config.space
     searched = slim.MaskCheckpoint.load(search)
     shared = SharedModel(searched)
     smallest = slim.Budget(space.tokens_min, space.mhsa_min, space.mlp_min)
@@ -41,12 +43,14 @@ def share_weights(
         shared,
         task,
         saved_preprocessing(dense_folder),
-        options.recipe(),
+        options.recipe(processes.world_size),
         objective,
         seed=config.seed,
         device=device,
     )
     yield from course(training, state)
+    if processes.rank:
+        return
     trained = training.evaluated
     assert isinstance(trained, SharedModel)
     metrics = {"val_top1": training.history[-1].val_top1, "epochs": options.epochs}

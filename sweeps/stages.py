@@ -2,37 +2,79 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from slim import SlimError
+from sweeps.distributed import PEER_SECONDS, train_together
+from sweeps.mirror import NO_MIRROR, Mirror, mirrored
 from sweeps.worker import prepare_worker
 
 
 def stream(
-    function: Callable[..., Iterator[Any]], *args: Any, retries: int, **resources: float
+    function: Callable[..., Iterator[Any]],
+    *args: Any,
+    retries: int = 0,
+    workers: int = 1,
+    mirror: Mirror = NO_MIRROR,
+    **resources: float,
 ) -> Iterator[Any]:
-    """Run a generator function as one Ray task; yields what it yields, as it comes.
+    """Run a generator function on the cluster; yields what it yields, as it comes.
 
     Args:
-        function: Runs on a worker.
-        args: Its arguments; object references are resolved.
-        retries: How often it is called again after its worker died; what it had yielded may come
+        function: Runs on a worker, or on several that train together (`train_together`).
+        args: Its arguments; object references are resolved. Paths are files it reads or writes.
+        retries: How often it is called again after a worker died; what it had yielded may come
             again.
-        resources: In Ray's words (`num_cpus`, `num_gpus`).
+        workers: How many.
+        mirror: Where the files are kept, if not in a folder that all nodes see.
+        resources: Of each, in Ray's words (`num_cpus`, `num_gpus`).
+
+    Raises:
+        Exception: What the function raised.
     """
-    task = ray.remote(_generate).options(num_returns="streaming", max_retries=0, **resources)
     for left in reversed(range(retries + 1)):
         try:
-            for reference in task.remote(function, *args):
-                yield ray.get(reference)
+            with _place(workers, **resources) as place:
+                yield from _items(place, resources, workers, mirror, function, args)
             return
         except ray.exceptions.RayTaskError as error:
-            raise (error.cause or error) from None
-        except ray.exceptions.RayError:  # its worker or its node died
+            if not left or not isinstance(error.cause, ray.exceptions.RayError):
+                raise (error.cause or error) from None
+        except ray.exceptions.RayError:  # a worker or its node died
             if not left:
                 raise
+
+
+def _items(place: PlacementGroup, resources: dict[str, float], *args: Any) -> Iterator[Any]:
+    """What a generator in the first bundle of a placement group yields."""
+    first = PlacementGroupSchedulingStrategy(place, 0)
+    task = ray.remote(_generate).options(
+        num_returns="streaming", max_retries=0, scheduling_strategy=first, **resources
+    )
+    items = task.remote(*args)
+    for reference in items:
+        try:
+            item = ray.get(reference)
+        except ray.exceptions.RayTaskError:
+            ray.wait([items.completed()], timeout=PEER_SECONDS)  # with all its peers
+            raise
+        yield item
+
+
+@contextmanager
+def _place(workers: int, num_cpus: float, num_gpus: float = 0) -> Iterator[PlacementGroup]:
+    """A bundle of resources for each worker, held until all have done."""
+    bundle = {"CPU": num_cpus} | ({"GPU": num_gpus} if num_gpus else {})
+    place = placement_group([bundle] * workers, strategy="PACK")
+    try:
+        yield place
+    finally:
+        remove_placement_group(place)
 
 
 @contextmanager
@@ -45,9 +87,14 @@ def naming_stage(name: str) -> Iterator[None]:
 
 
 def spread(
-    function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], most: int, **resources: float
+    function: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    most: int,
+    *,
+    mirror: Mirror = NO_MIRROR,
+    **resources: float,
 ) -> Iterator[tuple[int, Any]]:
-    """Run a function once per job, at most so many at a time.
+    """Run a function once per job, at most so many at a time; files are as in `stream`.
 
     Jobs leave nothing half-done behind: one whose worker dies is run again, at most twice.
 
@@ -60,7 +107,7 @@ def spread(
     while waiting or running:
         while waiting and len(running) < most:
             index, job = waiting.pop()
-            running[task.remote(function, *job)] = index
+            running[task.remote(mirror, function, *job)] = index
         done, _ = ray.wait(list(running), num_returns=1)
         for reference in done:
             index = running.pop(reference)
@@ -70,11 +117,29 @@ def spread(
                 yield index, getattr(error, "cause", None) or error
 
 
-def _generate(function: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:
+def _generate(
+    workers: int, mirror: Mirror, function: Callable[..., Iterator[Any]], args: tuple[Any, ...]
+) -> Iterator[Any]:
     prepare_worker()
-    yield from function(*args)
+    yield from train_together(workers, mirrored, mirror, _paths(args), _resolving, function, args)
 
 
-def _call(function: Callable[..., Any], *args: Any) -> Any:
+def _resolving(function: Callable[..., Iterator[Any]], args: tuple[Any, ...]) -> Iterator[Any]:
+    """Run a generator function with its object references resolved, in each worker for itself."""
+    return function(*(ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in args))
+
+
+def _call(mirror: Mirror, function: Callable[..., Any], *args: Any) -> Any:
     prepare_worker()
-    return function(*args)
+    (result,) = mirrored(mirror, _paths(args), _once, function, args)
+    return result
+
+
+def _once(function: Callable[..., Any], args: tuple[Any, ...]) -> Iterator[Any]:
+    yield function(*args)
+
+
+def _paths(args: tuple[Any, ...]) -> list[Path]:
+    """The files among arguments, and those that an argument names as its `files`."""
+    named = [path for arg in args for path in getattr(arg, "files", ())]
+    return [arg for arg in args if isinstance(arg, Path)] + named

@@ -1,9 +1,10 @@
 """The sweep: Ray Tune trains the budgets that the study picks, on reused workers."""
 
 import logging
+from typing import Any
 
 from ray import tune
-from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 
 from sweeps.cluster import Resources
 from sweeps.early_stopping import ParetoHalving
@@ -34,12 +35,8 @@ def sweep_budgets(
     if remaining <= 0:
         return
     logging.getLogger("ray.tune").setLevel(logging.INFO if verbose else logging.CRITICAL)
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, job=job),
-        {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
-    )
     tuner = Tuner(
-        trainable,
+        trainable(job, resources.bundles),
         tune_config=TuneConfig(
             search_alg=StudySearcher(study, recorder.stop),
             scheduler=stopper,
@@ -60,3 +57,9 @@ def sweep_budgets(
         raise StoppedRun(recorder.stop.reason)
     if study.remaining() > 0:
         raise InterruptedRun
+
+
+def trainable(job: TrialJob, bundles: list[dict[str, float]]) -> Any:
+    """The function of a trial, with a bundle of resources for each of its workers."""
+    with_job = tune.with_parameters(run_trial, job=job)
+    return tune.with_resources(with_job, PlacementGroupFactory(bundles))

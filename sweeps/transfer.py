@@ -48,6 +48,11 @@ class TransferJob:
     model: Path
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """What it reads, beside its results."""
+        return (self.model,)
+
+    @property
     def key(self) -> str:
         """A file name of its own."""
         safe = "".join(c if c.isalnum() else "-" for c in self.task)

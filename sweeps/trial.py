@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from torch import nn
 import slim
 from slim.distillation import distill_from
 from slim.evaluation import top1
+from slim.processes import Processes
 from slim.tasks import Task
 from slim.training import Objective, Training, cross_entropy
 from sweeps.broadcast import Broadcast, receive_checkpoint, receive_teacher
 from sweeps.config import SweepConfig
+from sweeps.distributed import train_together
+from sweeps.mirror import NO_MIRROR, Mirror, mirrored
 from sweeps.stopping import watch
 from sweeps.worker import prepare_worker, worker_device
 
@@ -32,6 +36,7 @@ class TrialJob:
         models: Folder of the saved networks.
         states: Folder of the training states.
         stop: File that asks to stop.
+        mirror: Where networks and states are kept, if not in folders that all nodes see.
     """
 
     config: SweepConfig
@@ -39,6 +44,7 @@ class TrialJob:
     models: Path
     states: Path
     stop: Path
+    mirror: Mirror = NO_MIRROR
 
 
 def run_trial(proposal: dict[str, Any], job: TrialJob) -> None:
@@ -54,9 +60,13 @@ def run_trial(proposal: dict[str, Any], job: TrialJob) -> None:
     """
     prepare_worker()
     last: dict[str, Any] = {"epochs": 0}
+    number, workers = str(proposal["number"]), job.config.workers_per_trial
+    files = (job.models / number, job.states / number)
+    trained = train_together(workers, mirrored, job.mirror, files, train_budget, proposal, job)
     try:
-        for last in train_budget(proposal, job):
-            tune.report(last)
+        with closing(trained):  # type: ignore[type-var]
+            for last in trained:
+                tune.report(last)
     except (slim.StoppedTraining, slim.StorageError) as error:
         reason = "" if isinstance(error, slim.StoppedTraining) else str(error)
         tune.report(last | {"halted": reason})
@@ -70,7 +80,7 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     A network slower than the limit is not trained: its figures end with the reason, `pruned`.
     With a `repeat` in the proposal the seed is another, and so is the name of the saved network.
     """
-    started = time.monotonic()
+    started, processes = time.monotonic(), Processes.current()
     number, repeat = int(proposal["number"]), int(proposal.get("repeat", 0))
     name = f"{number}-{repeat}" if repeat else str(number)
     budget = slim.Budget(*(float(proposal[name]) for name in ("tokens", "mhsa", "mlp")))
@@ -86,6 +96,7 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     untrained = repair_where_it_helps(vit, teacher, task, job, device)
     latency, limit = measured_latency(vit, job.config), job.config.max_latency_ms
     if latency is not None:
+        latency = processes.sums([latency], device)[0] / processes.world_size
         figures["latency_ms"] = latency
     if latency is not None and limit is not None and latency > limit and number and not repeat:
         reason = f"{latency:.4g} ms an image, more than --max-latency-ms {limit:g}"
@@ -100,7 +111,7 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         vit,
         task,
         shared.preprocessing,
-        options.recipe(),
+        options.recipe(processes.world_size),
         objective,
         seed=job.config.seed * 1_000_003 + repeat * 10_007 + number,
         device=device,
@@ -117,7 +128,8 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         "data": task.fingerprint(),
         "preprocessing": shared.preprocessing.to_json(),
     }
-    slim.save(training.evaluated, job.models / name, about)
+    if processes.rank == 0:
+        slim.save(training.evaluated, job.models / name, about)
     if training.accumulation > options.accumulation:
         figures["accumulation"] = training.accumulation
     curve = [epoch.val_top1 for epoch in training.history]
@@ -134,11 +146,12 @@ def repair_where_it_helps(
     Returns:
         Top-1 on val of what is kept.
     """
-    options = job.config.finetune
+    options, processes = job.config.finetune, Processes.current()
+    seen = (task, "val", job.shared.preprocessing)
     if not options.repair_images:
-        return top1(vit, task, "val", job.shared.preprocessing, device=device)
+        return top1(vit, *seen, device=device, processes=processes)
     fresh = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
-    unrepaired = top1(vit, task, "val", job.shared.preprocessing, device=device)
+    unrepaired = top1(vit, *seen, device=device, processes=processes)
     batches = task.calibration_batches(
         job.shared.preprocessing,
         options.recipe().augmentation,
@@ -147,7 +160,7 @@ def repair_where_it_helps(
         job.config.seed,
     )
     slim.repair(vit, teacher, [images for images, _ in batches])
-    repaired = top1(vit, task, "val", job.shared.preprocessing, device=device)
+    repaired = top1(vit, *seen, device=device, processes=processes)
     if repaired < unrepaired:
         vit.load_state_dict(fresh)
     return max(repaired, unrepaired)

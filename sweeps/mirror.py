@@ -1,0 +1,161 @@
+"""A bucket that keeps a run, and the folder on each machine in which its files are worked with.
+
+Training states, tables and the study's journal are replaced and appended to in place, which a
+bucket cannot do. So every machine works in a folder of its own, of the same name everywhere, and
+what is written there is copied to the bucket; what is missing there is copied from it.
+"""
+
+import hashlib
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyarrow import ArrowException, fs
+
+from slim.processes import Processes
+from sweeps.errors import InputError
+
+
+def is_uri(storage: str) -> bool:
+    """Whether it is not a folder."""
+    return "://" in storage
+
+
+def working_folder(storage: str) -> Path:
+    """Where the files of a storage are worked with: the folder itself, or one for the URI."""
+    if not is_uri(storage):
+        return Path(storage)
+    digest = hashlib.sha256(storage.encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"vit-slim-{os.getuid()}" / digest
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Copies a run's files between its working folder and where it is kept; travels to workers.
+
+    A storage that is a folder needs no copies: then nothing is done. Credentials come from the
+    environment of each machine, as the cloud's own tools take them.
+
+    Args:
+        storage: A folder, or a URI such as `s3://bucket/prefix`.
+        folder: The working folder of the storage, the same on all machines.
+    """
+
+    storage: str
+    folder: Path
+
+    @classmethod
+    def of(cls, storage: str) -> "Mirror":
+        """That of a storage."""
+        return cls(storage, working_folder(storage))
+
+    def fetch(self, *paths: Path) -> None:
+        """Bring files or folders that are kept and not here, or newer than here."""
+        if not is_uri(self.storage):
+            return
+        system, root = self._system()
+        for path in paths:
+            for info in _files(system, self._kept(root, path)):
+                ours = self.folder / info.path.removeprefix(f"{root}/")
+                if not _is_as_new(ours, info):
+                    _download(system, info.path, ours)
+
+    def keep(self, *paths: Path, since: float = 0.0) -> None:
+        """Copy files or folders to where they are kept; those written before `since` are there."""
+        if not is_uri(self.storage):
+            return
+        system, root = self._system()
+        for path in paths:
+            for ours in [path] if path.is_file() else sorted(path.rglob("*")):
+                if ours.is_file() and ours.stat().st_mtime >= since:
+                    _upload(system, ours, self._kept(root, ours))
+
+    def drop(self, path: Path) -> None:
+        """Forget a file or a folder where it is kept."""
+        if is_uri(self.storage):
+            system, root = self._system()
+            for info in _files(system, self._kept(root, path)):
+                system.delete_file(info.path)
+
+    def check(self) -> None:
+        """Write and remove a file.
+
+        Raises:
+            InputError: If the storage cannot be used.
+        """
+        if not is_uri(self.storage):
+            return
+        try:
+            system, root = self._system()
+            probe = f"{root}/.writable-{uuid.uuid4().hex}"
+            with system.open_output_stream(probe) as stream:
+                stream.write(b"")
+            system.delete_file(probe)
+        except (OSError, ArrowException) as error:
+            line = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"storage {self.storage} cannot be used: {line}; check bucket and credentials"
+            ) from error
+
+    def _system(self) -> tuple[fs.FileSystem, str]:
+        """The file system and the path in it."""
+        system, path = fs.FileSystem.from_uri(self.storage)
+        return system, path.rstrip("/")
+
+    def _kept(self, root: str, path: Path) -> str:
+        return f"{root}/{path.relative_to(self.folder).as_posix()}"
+
+
+NO_MIRROR = Mirror("", Path())
+
+
+def mirrored(
+    mirror: Mirror, paths: Sequence[Path], function: Callable[..., Iterator[Any]], *args: Any
+) -> Iterator[Any]:
+    """Run a generator function on files that are kept elsewhere.
+
+    The files are brought first; what it wrote is kept at each step, before its item is yielded,
+    and at the end. Of several processes that run it together the first one keeps.
+    """
+    mirror.fetch(*paths)
+    began, first = time.time(), Processes.current().rank == 0
+    for item in function(*args):
+        if first:
+            mirror.keep(*paths, since=began)
+        yield item
+    if first:
+        mirror.keep(*paths, since=began)
+
+
+def _files(system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
+    """The file, or all files below the folder."""
+    (info,) = system.get_file_info([path])
+    if info.type == fs.FileType.File:
+        return [info]
+    below = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    return [info for info in below if info.type == fs.FileType.File]
+
+
+def _is_as_new(ours: Path, info: fs.FileInfo) -> bool:
+    if not ours.is_file():
+        return False
+    about = ours.stat()
+    return bool(about.st_size == info.size and about.st_mtime_ns >= info.mtime_ns)
+
+
+def _download(system: fs.FileSystem, kept: str, ours: Path) -> None:
+    """In one step, as several workers of a machine may bring the same file."""
+    ours.parent.mkdir(parents=True, exist_ok=True)
+    draft = ours.with_name(f".{ours.name}.{uuid.uuid4().hex}")
+    fs.copy_files(kept, str(draft), source_filesystem=system)
+    draft.replace(ours)
+
+
+def _upload(system: fs.FileSystem, ours: Path, kept: str) -> None:
+    system.create_dir(kept.rpartition("/")[0])
+    fs.copy_files(str(ours), kept, destination_filesystem=system)

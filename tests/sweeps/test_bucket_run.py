@@ -1,0 +1,61 @@
+"""A run kept in a bucket leaves everything there, and goes on from it on a fresh machine."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import boto3
+import pandas as pd
+import pytest
+
+from sweeps.mirror import working_folder
+from tests.sweeps.buckets import s3_server
+from tests.sweeps.conftest import SMALL, run_sweep_process
+
+STORAGE = "s3://kept/some/runs"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    shutil.rmtree(working_folder(STORAGE), ignore_errors=True)
+    with s3_server("kept") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield boto3.resource("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).Bucket("kept")
+    shutil.rmtree(working_folder(STORAGE), ignore_errors=True)
+
+
+def files(bucket) -> set[str]:
+    below = "some/runs/far/"
+    kept = {entry.key for entry in bucket.objects.filter(Prefix=below)}
+    return {key.removeprefix(below) for key in kept if not key.endswith("/")}
+
+
+def trials(bucket) -> pd.DataFrame:
+    table = bucket.Object("some/runs/far/trials.csv").get()["Body"].read()
+    return pd.read_csv(BytesIO(table))
+
+
+def test_a_run_in_a_bucket_is_whole_and_goes_on_elsewhere(bucket, tmp_path: Path) -> None:
+    arguments = ["--storage", STORAGE, "--tasks", "none", "--share.epochs", "0"]
+    short = ["--dense.epochs", "1", "--trials", "2", "--name", "far"]
+    run_sweep_process(tmp_path, *SMALL, *arguments, *short)
+    assert files(bucket) >= {
+        *("config.yaml", "trials.csv", "front.csv", "front.html", "state/study.journal"),
+        *("dense/model.safetensors", "search/config.json", "reports/front.html"),
+        *(f"models/{n}/{f}" for n in (0, 1) for f in ("model.safetensors", "config.json")),
+    }
+    first = trials(bucket)
+    assert (first["state"] == "COMPLETE").all()
+    assert not list((tmp_path).glob("runs"))
+
+    shutil.rmtree(working_folder(STORAGE))  # as on another machine
+    run_sweep_process(
+        tmp_path, "--resume", "far", "--storage", STORAGE, "--trials", "3", "--cluster", "local"
+    )
+    pd.testing.assert_frame_equal(trials(bucket).iloc[:2], first)
+    assert trials(bucket)["state"].tolist() == ["COMPLETE"] * 3
+    assert "models/2/model.safetensors" in files(bucket)
+    assert not any(name.startswith("state/trials") for name in files(bucket))

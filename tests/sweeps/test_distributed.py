@@ -1,0 +1,168 @@
+"""Two workers train a network as one does, in every stage and in a trial, through Ray."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from ray import tune
+from safetensors.torch import load_file
+from torch import distributed
+
+import slim
+from slim.processes import Processes
+from slim.tasks import load_task
+from slim.training import Epoch
+from sweeps.broadcast import broadcast
+from sweeps.cluster import resources_of
+from sweeps.config import (
+    DenseConfig,
+    FinetuneConfig,
+    SearchConfig,
+    ShareConfig,
+    SweepConfig,
+    VitConfig,
+)
+from sweeps.dense import saved_preprocessing, train_dense
+from sweeps.errors import InputError
+from sweeps.masking import search_masks
+from sweeps.sharing import share_weights
+from sweeps.stages import stream
+from sweeps.sweep import trainable
+from sweeps.trial import TrialJob, train_budget
+
+# SGD: Adam would hide a gradient that is too large by a factor.
+PLAIN: dict[str, Any] = {"epochs": 2, "opt": "sgd", "batch_size": 32, "affine": False}
+CONFIG = SweepConfig(
+    data="digits",
+    vit=VitConfig(img_size=8, patch_size=2, embed_dim=16, depth=2, num_heads=2),
+    dense=DenseConfig(**PLAIN, lr=0.05, warmup_epochs=0.0),
+    search=SearchConfig(**PLAIN, lr=0.05, mask_lr=0.05),
+    share=ShareConfig(**PLAIN, lr=0.02, mixup=0.3),
+    finetune=FinetuneConfig(**PLAIN, lr=0.05, accumulation=2),
+)
+STAGES = ("dense", "search", "share")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The folder of every stage's network, and the epochs of every stage."""
+
+    folder: Path
+    epochs: dict[str, list[Epoch]]
+
+
+@pytest.fixture(scope="module")
+def alone(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return trained(tmp_path_factory.mktemp("alone"), workers=1)
+
+
+@pytest.fixture(scope="module")
+def together(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return trained(tmp_path_factory.mktemp("together"), workers=2)
+
+
+def trained(folder: Path, workers: int) -> Trained:
+    task = ray.put(load_task("digits"))
+    folders = [folder / name for name in STAGES]
+    functions = (train_dense, search_masks, share_weights)
+    curves = {}
+    for number, (name, function) in enumerate(zip(STAGES, functions, strict=True), 1):
+        arguments = (CONFIG, task, *folders[:number], folder / f"{name}.pt")
+        curves[name] = list(stream(function, *arguments, workers=workers, num_cpus=1))
+    return Trained(folder, curves)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_loss_curve_of_a_stage_is_that_of_one_worker(stage, alone, together) -> None:
+    ours, theirs = together.epochs[stage], alone.epochs[stage]
+    assert len(ours) == len(theirs) == 2
+    assert [e.loss for e in ours] == pytest.approx([e.loss for e in theirs], abs=1e-4)
+    assert theirs[1].loss < theirs[0].loss - 0.005  # so that it tells something
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_weights_after_a_stage_are_those_of_one_worker(stage, alone, together) -> None:
+    assert_same_weights(together.folder / stage, alone.folder / stage)
+
+
+def assert_same_weights(ours: Path, theirs: Path) -> None:
+    files = [load_file(next(folder.glob("*.safetensors"))) for folder in (ours, theirs)]
+    assert files[0].keys() == files[1].keys()
+    for name, tensor in files[0].items():
+        torch.testing.assert_close(tensor, files[1][name], rtol=1e-4, atol=1e-4)
+
+
+def meeting(failing: int, how: str) -> Iterator[int]:
+    """All sum their ranks; then one of them breaks off, and the others wait for it."""
+    processes = Processes.current()
+    yield int(processes.sums([processes.rank], "cpu")[0])
+    if processes.rank == failing and how == "raises":
+        raise LookupError(f"rank {failing} found nothing")
+    if processes.rank == failing:
+        os._exit(1)
+    distributed.barrier()
+
+
+def test_workers_meet_and_the_first_ones_word_is_heard(cluster: None) -> None:
+    assert list(stream(meeting, -1, "", workers=2, num_cpus=1)) == [1]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_what_one_worker_raises_ends_all(failing: int, cluster: None) -> None:
+    with pytest.raises(LookupError, match=f"rank {failing} found nothing"):
+        list(stream(meeting, failing, "raises", workers=2, num_cpus=1))
+
+
+def test_a_trial_that_fits_no_cluster_is_refused_in_one_line(cluster: None) -> None:
+    config = replace(CONFIG, workers_per_trial=3)
+    with pytest.raises(InputError, match="a trial of 3 workers, each 1 CPUs and 0 GPUs does"):
+        resources_of(config)
+
+
+def test_workers_of_a_stage_share_the_cpus_of_the_cluster_equally(cluster: None) -> None:
+    assert resources_of(CONFIG).stage == {"num_cpus": 2, "num_gpus": 0.0}
+    pair = resources_of(replace(CONFIG, workers_per_trial=2))
+    assert pair.stage == {"num_cpus": 1, "num_gpus": 0.0}
+    assert pair.bundles == [{"CPU": 1, "GPU": 0.0}] * 2
+    assert (resources_of(CONFIG).concurrency, pair.concurrency) == (2, 1)
+
+
+def test_a_trial_of_two_workers_in_ray_tune_gives_the_network_of_one(
+    alone: Trained, tmp_path: Path
+) -> None:
+    made = alone.folder
+    checkpoint, dense = slim.MaskCheckpoint.load(made / "search"), slim.load(made / "dense")
+    shared = broadcast(checkpoint, dense, load_task("digits"), saved_preprocessing(made / "dense"))
+    proposal = {"number": 3, "tokens": 0.7, "mhsa": 0.5, "mlp": 0.5}
+    job = TrialJob(CONFIG, shared, tmp_path / "1", tmp_path / "states", tmp_path / "stop")
+    curve = list(stream(train_budget, proposal, job, num_cpus=1))
+    shutil.rmtree(tmp_path / "states")  # else the pair would go on from it
+    pair = replace(CONFIG, workers_per_trial=2)
+    tuner = tune.Tuner(
+        trainable(replace(job, config=pair, models=tmp_path / "2"), [{"CPU": 1}] * 2),
+        param_space=proposal,
+        run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"), verbose=0),
+    )
+    (result,) = tuner.fit()
+    assert result.error is None
+    for name in ("epochs", "val_top1"):
+        assert result.metrics[name] == pytest.approx(curve[-1][name], abs=0.5)
+    assert_same_weights(tmp_path / "2" / "3", tmp_path / "1" / "3")
+
+
+def test_a_worker_that_dies_ends_all(cluster: None) -> None:
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        list(stream(meeting, 1, "dies", workers=2, num_cpus=1))

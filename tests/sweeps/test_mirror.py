@@ -1,0 +1,90 @@
+"""Files go to a bucket of a real S3 server and come back, on another machine too."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sweeps.errors import InputError
+from sweeps.mirror import Mirror, working_folder
+from tests.sweeps.buckets import s3_server
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    name = f"mirrors-{uuid.uuid4().hex}"
+    with s3_server(name) as environment:
+        for variable, value in environment.items():
+            monkeypatch.setenv(variable, value)
+        yield f"s3://{name}/some/runs"
+
+
+def here_and_there(uri: str, tmp_path: Path) -> tuple[Mirror, Mirror]:
+    """One storage as two machines see it."""
+    return Mirror(uri, tmp_path / "here"), Mirror(uri, tmp_path / "there")
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_what_one_machine_keeps_another_fetches(bucket: str, tmp_path: Path) -> None:
+    here, there = here_and_there(bucket, tmp_path)
+    write(here.folder / "run" / "models" / "1" / "config.json", "{}")
+    write(here.folder / "run" / "models" / "2" / "config.json", "[]")
+    here.keep(here.folder / "run")
+    there.fetch(there.folder / "run" / "models" / "2")
+    assert (there.folder / "run" / "models" / "2" / "config.json").read_text() == "[]"
+    assert not (there.folder / "run" / "models" / "1").exists()
+    assert [path.name for path in (there.folder / "run" / "models" / "2").iterdir()] == [
+        "config.json"
+    ]
+
+
+def test_a_file_that_was_written_anew_is_fetched_again(bucket: str, tmp_path: Path) -> None:
+    here, there = here_and_there(bucket, tmp_path)
+    state, seen = here.folder / "run" / "state.pt", there.folder / "run" / "state.pt"
+    for text in ("one", "two"):
+        here.keep(write(state, text))
+        os.utime(seen, (0, 0)) if seen.exists() else None
+        there.fetch(seen)
+        assert seen.read_text() == text
+
+
+def test_what_is_not_kept_is_not_fetched_and_what_is_dropped_is_gone(
+    bucket: str, tmp_path: Path
+) -> None:
+    here, there = here_and_there(bucket, tmp_path)
+    here.keep(write(here.folder / "run" / "state.pt", "one"))
+    here.drop(here.folder / "run" / "state.pt")
+    there.fetch(there.folder / "run" / "state.pt", there.folder / "nothing")
+    assert not there.folder.exists()
+
+
+def test_only_what_was_written_since_is_kept(bucket: str, tmp_path: Path) -> None:
+    here, there = here_and_there(bucket, tmp_path)
+    old, new = (write(here.folder / "run" / name, name) for name in ("old", "new"))
+    os.utime(old, (100, 100))
+    here.keep(here.folder / "run", since=new.stat().st_mtime)
+    there.fetch(there.folder / "run")
+    assert [path.name for path in (there.folder / "run").iterdir()] == ["new"]
+
+
+def test_a_storage_that_cannot_be_used_is_refused_in_one_line(bucket: str) -> None:
+    Mirror.of(bucket).check()
+    with pytest.raises(InputError, match="storage s3://nowhere/x cannot be used") as refusal:
+        Mirror.of("s3://nowhere/x").check()
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_is_worked_with_where_it_is(tmp_path: Path) -> None:
+    assert working_folder(str(tmp_path)) == tmp_path
+    mirror = Mirror.of(str(tmp_path))
+    mirror.check()
+    mirror.keep(tmp_path)
+    mirror.fetch(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
