@@ -9,9 +9,12 @@ medians; memory is what a process alone has (USS).
 """
 
 import argparse
+import gc
+import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,9 @@ import ray
 import timm
 import torch
 from machine import machine
-from ray._private.internal_api import node_stats
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch import nn
 
 import slim
 from slim import Architecture, Budget, MaskCheckpoint
@@ -62,14 +65,14 @@ def measure(name: str, checkpoint: MaskCheckpoint, file: Path, nodes: int, worke
         actors = start(workers)
         before = stored()
         seen = [ray.get([w.from_store.remote(shared) for w in group]) for group in actors]
-        moved = [after - before[node] for node, after in stored().items()]
+        moved = (stored() - before) / nodes
         again = ray.get([w.from_store.remote(shared) for group in actors for w in group])
         files = ray.get([w.from_file.remote(str(file)) for group in actors for w in group])
     finally:
         ray.shutdown()
         cluster.shutdown()
     one = sum(array.nbytes for array in checkpoint.to_arrays().values())
-    show(name, nodes, [m / one for m in moved if m], [s for g in seen for s in g], again, files)
+    show(name, nodes, moved / one, [s for g in seen for s in g], again, files)
 
 
 def put(checkpoint: MaskCheckpoint) -> Broadcast:
@@ -101,17 +104,29 @@ class Worker:
         return measured(lambda: MaskCheckpoint.load(folder))
 
 
-def measured(receive: Any) -> dict[str, float]:
-    """Seconds to a subnetwork, and private bytes against those of its parameters."""
-    times, before = [], psutil.Process().memory_full_info().uss
+def measured(receive: Callable[[], MaskCheckpoint]) -> dict[str, float]:
+    """Seconds to a subnetwork, and private bytes that it took against those of its parameters."""
+    before, began = private_bytes(), time.perf_counter()
+    vit = cut(receive)
+    first, taken = time.perf_counter() - began, private_bytes() - before
+    size = sum(p.numel() * p.element_size() for p in vit.parameters())
+    del vit
+    times = []
     for _ in range(REPEATS):
         began = time.perf_counter()
-        checkpoint = receive()
-        vit = slim.extract(checkpoint, checkpoint.select(BUDGET))
+        cut(receive)
         times.append(time.perf_counter() - began)
-    size = sum(p.numel() * p.element_size() for p in vit.parameters())
-    private = psutil.Process().memory_full_info().uss - before
-    return {"first": times[0], "median": statistics.median(times), "private": private / size}
+    return {"first": first, "median": statistics.median(times), "private": taken / size}
+
+
+def cut(receive: Callable[[], MaskCheckpoint]) -> nn.Module:
+    checkpoint = receive()
+    return slim.extract(checkpoint, checkpoint.select(BUDGET))
+
+
+def private_bytes() -> int:
+    gc.collect()
+    return int(psutil.Process().memory_full_info().uss)
 
 
 def start(workers: int) -> list[list[Any]]:
@@ -126,24 +141,18 @@ def start(workers: int) -> list[list[Any]]:
     return groups
 
 
-def stored() -> dict[str, int]:
-    """Bytes in the object store of every node but the head."""
-    return {
-        node["NodeID"]: node_stats(
-            node["NodeManagerAddress"], node["NodeManagerPort"], False
-        ).store_stats.object_store_bytes_used
-        for node in ray.nodes()
-        if node["Resources"].get("CPU")
-    }
+def stored() -> int:
+    """Bytes in the object stores of all nodes: their pages in shared memory that are written."""
+    shared = os.statvfs("/dev/shm")
+    return (shared.f_blocks - shared.f_bfree) * shared.f_frsize
 
 
-def show(name: str, nodes: int, moved: list[float], *seen: list[dict[str, float]]) -> None:
+def show(name: str, nodes: int, moved: float, *seen: list[dict[str, float]]) -> None:
     first, again, files = seen
     store = statistics.median(each["median"] for each in again)
     file = statistics.median(each["median"] for each in files)
     print(
-        f"{name}, {nodes} nodes: bytes to a node / checkpoint "
-        f"{min(moved):.3f} to {max(moved):.3f}; "
+        f"{name}, {nodes} nodes: bytes to a node / checkpoint {moved:.3f}; "
         f"first worker of a node {statistics.median(s['first'] for s in first):.2f} s, "
         f"then {store * 1e3:.0f} ms, from file {file * 1e3:.0f} ms: {store / file:.2f}; private "
         f"memory / subnetwork {statistics.median(s['private'] for s in first):.2f}, "

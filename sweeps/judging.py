@@ -29,7 +29,8 @@ def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> It
     while batch := study.ask():
         rows: dict[int, JudgedRow] = {}
         jobs = [(judged + index, budget, job) for index, budget in enumerate(batch)]
-        for index, row in spread(judge, jobs, resources.concurrency, **resources.trial):
+        most = resources.concurrency
+        for index, row in spread(judge, jobs, most, mirror=job.mirror, **resources.trial):
             if isinstance(row, BaseException):
                 raise row
             rows[index] = row
