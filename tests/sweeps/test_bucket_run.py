@@ -44,7 +44,7 @@ def test_a_run_in_a_bucket_is_whole_and_goes_on_elsewhere(bucket, tmp_path: Path
     run_sweep_process(tmp_path, *SMALL, *arguments, *short)
     assert files(bucket) >= {
         *("config.yaml", "trials.csv", "front.csv", "front.html", "state/study.journal"),
-        *("dense/model.safetensors", "search/config.json", "reports/front.html"),
+        *("dense/model.safetensors", "search/checkpoint.json", "reports/front.html"),
         *(f"models/{n}/{f}" for n in (0, 1) for f in ("model.safetensors", "config.json")),
     }
     first = trials(bucket)
