@@ -25,7 +25,8 @@ from tests.sweeps.images import write_image_folder
 TABLE = Path(__file__).parents[2] / "docs" / "bad_input.md"
 HEAD = """# Bad input
 
-Every line is what `run_sweep.py` says, on stderr and as one line, before anything starts; nothing is written. The
+Every line is what `run_sweep.py` says, on stderr and as one line, before anything starts; \
+nothing is written. The
 table is made, and checked by the tests, with `python -m tests.faults.bad_input`.
 
 | input | message | exit code |
@@ -144,7 +145,10 @@ CASES: dict[str, Callable[[], list[str]]] = {
     "a saved network without header": lambda: saved(lambda at: (at / HEADER).unlink()),
     "data that do not exist": lambda: ["--data", "./nowhere"],
     "data of an unknown name": lambda: ["--data", "nope"],
-    "a folder without images": lambda: (Path("images/cat").mkdir(parents=True), ["--data", "./images"])[1],
+    "a folder without images": lambda: (
+        Path("images/cat").mkdir(parents=True),
+        ["--data", "./images"],
+    )[1],
     "a folder of one class": lambda: images(("cat",)),
     "a class without images": empty_class,
     "a class in val only": lambda: splits(("cat", "dog"), ("cat", "dog", "owl")),
