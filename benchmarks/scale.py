@@ -31,9 +31,12 @@ import slim
 import sweeps.sweep
 from slim import Budget, MaskCheckpoint
 from sweeps.cluster import connect
-from sweeps.config import SweepConfig
+from sweeps.config import JudgeConfig, SweepConfig
+from sweeps.judged import JudgedStudy
 from sweeps.recorder import Recorder
 from sweeps.run_folder import RunFolder
+from sweeps.space import BudgetSpace
+from sweeps.stopping import StopRequest
 from sweeps.study import BudgetStudy
 from sweeps.sweep import sweep_budgets
 from sweeps.tracking import Tracker
@@ -85,6 +88,7 @@ def run(cwd: Path, trials: int, nodes: int) -> None:
     else:
         without_workers(study, recorder)
     clock.note()
+    tracker.flush(600)
     early, late = clock.per_trial(100), clock.per_trial(trials)
     print(f"driver per trial: {early * 1e3:.0f} ms at 100, {late * 1e3:.0f} ms at {trials}")
     print(f"ratio {late / early:.2f}; memory {clock.growth() / 1e3:.0f} kB a trial")
@@ -98,11 +102,14 @@ def run(cwd: Path, trials: int, nodes: int) -> None:
 
 def set_up(cwd: Path, trials: int) -> tuple[Clock, Tracker, Recorder, BudgetStudy, RunFolder]:
     """The parts of a run, on a checkpoint that was never trained."""
-    config = SweepConfig(trials=trials, storage=str(cwd / "runs"))
-    folder = RunFolder.create(config, "scale")
-    tracker = Tracker(f"sqlite:///{cwd}/mlflow.db")
+    alone = JudgeConfig(budgets=0, extra_trials=0)
+    config = SweepConfig(method="retrain", trials=trials, storage=str(cwd / "runs"), judge=alone)
+    folder, checkpoint = RunFolder.create(config, "scale"), tiny()
+    tracker = Tracker(f"sqlite:///{cwd}/mlflow.db", folder.path)
     tracker.begin("scale")
-    study = BudgetStudy(folder.state / "study.journal", config)
+    space = BudgetSpace(config, checkpoint.spec, checkpoint.ranking)
+    folder.state.mkdir(exist_ok=True)
+    study = BudgetStudy(folder.journal, config, space, JudgedStudy(folder.journal, config, space))
     clock = Clock()
 
     def watch(event: str, number: int, figures: dict[str, Any]) -> None:
@@ -113,7 +120,9 @@ def set_up(cwd: Path, trials: int) -> tuple[Clock, Tracker, Recorder, BudgetStud
     for number in range(trials):
         (folder.models / str(number)).mkdir(parents=True)
         (folder.models / str(number) / "model.safetensors").write_bytes(network)
-    return clock, tracker, Recorder(study, tracker, folder, tiny(), EPOCHS, watch), study, folder
+    stop = StopRequest(folder.stop)
+    recorder = Recorder(study, tracker, folder, checkpoint, EPOCHS, None, watch, stop)
+    return clock, tracker, recorder, study, folder
 
 
 def tiny() -> MaskCheckpoint:
@@ -125,14 +134,15 @@ def tiny() -> MaskCheckpoint:
     return slim.MaskCheckpoint.from_model(slim.attach_masks(vit))
 
 
-def figures(proposal: dict[str, Any]) -> dict[str, float]:
+def figures(proposal: dict[str, Any]) -> dict[str, Any]:
     """What a trial reports: the more is kept, the better."""
     kept = (proposal["tokens"] + proposal["mhsa"] + proposal["mlp"]) / 3
     accuracy = 80 * kept**0.1 + proposal["number"] % 7 / 10
-    return {"gmacs": kept, "params_m": kept, "val_top1": accuracy, "epochs": 1, "seconds": 0.0}
+    row = {"gmacs": kept, "params_m": kept, "val_top1": accuracy, "epochs": 1, "seconds": 0.0}
+    return row | {"curve": [accuracy]}
 
 
-def report_figures(proposal: dict[str, Any], job: None) -> None:
+def report_figures(proposal: dict[str, Any], job: Any) -> None:
     tune.report(figures(proposal))
 
 
@@ -153,12 +163,13 @@ def through_tune(study: BudgetStudy, recorder: Recorder, folder: RunFolder, node
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(nodes):
         cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    job: Any = None
+    config = SweepConfig(cluster=cluster.address)
+    job: Any = SimpleNamespace(config=config)
     with (
-        connect(SweepConfig(cluster=cluster.address)) as resources,
+        connect(config) as resources,
         mock.patch.object(sweeps.sweep, "run_trial", report_figures),
     ):
-        sweep_budgets(job, study, recorder, resources, folder, False)
+        sweep_budgets(job, study, recorder, None, resources, folder, False)
     cluster.shutdown()
 
 

@@ -53,6 +53,7 @@ class Recorder(tune.Callback):
         self.stopper = stopper
         self.untrained: dict[int, float] = {}
         self.stop = stop
+        self.front_tags: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing travels with Tune's own state: a resumed sweep makes this anew."""
@@ -181,9 +182,12 @@ class Recorder(tune.Callback):
         front = pareto_front(rows)
         write_table(self.folder.path / "trials.csv", TrialRow, rows)
         write_table(self.folder.path / "front.csv", TrialRow, front)
-        for row in rows:
-            if row.state == COMPLETE:
-                self.tracker.tags(run_of(row.trial), {"front": str(row in front).lower()})
+        on_front = {row.trial for row in front}
+        tags = {r.trial: str(r.trial in on_front).lower() for r in rows if r.state == COMPLETE}
+        for number, value in tags.items():
+            if self.front_tags.get(number) != value:
+                self.tracker.tags(run_of(number), {"front": value})
+        self.front_tags = tags
         self.folder.keep()
 
     def _row(self, trial: Trial, state: str) -> TrialRow:

@@ -89,7 +89,7 @@ class BudgetStudy:
         """The next budget: an interrupted trial's first, None when the number is reached."""
         if self._interrupted:
             number = self._interrupted.pop(0)
-            return Proposal(number, _budget(self.study.trials[number]))
+            return Proposal(number, _budget(self._one(number)))
         number = len(self.study.get_trials(deepcopy=False))
         if number >= self.planned():
             return None
@@ -97,7 +97,7 @@ class BudgetStudy:
         self.study.enqueue_trial(_params(budget))
         whole: dict[str, BaseDistribution] = dict.fromkeys(DIMENSIONS, FloatDistribution(0.0, 1.0))
         trial = self.study.ask(whole)
-        return Proposal(trial.number, _budget(self.study.trials[trial.number]))
+        return Proposal(trial.number, _budget(self._one(trial.number)))
 
     def complete(self, row: TrialRow, untrained_top1: float | None = None) -> None:
         """Tell a trial that ran to its end, and what it scored before it was trained."""
@@ -128,7 +128,7 @@ class BudgetStudy:
 
     def reason(self, number: int) -> str:
         """Why a trial did not complete; empty if it did."""
-        return str(self.study.trials[number].user_attrs.get("reason", ""))
+        return str(self._one(number).user_attrs.get("reason", ""))
 
     def running(self) -> list[int]:
         """Trials that were asked and have not ended."""
@@ -184,7 +184,11 @@ class BudgetStudy:
             trial.set_user_attr(name, getattr(row, name))
 
     def _trial(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self.study, self.study.trials[number]._trial_id)
+        return optuna.Trial(self.study, self._one(number)._trial_id)
+
+    def _one(self, number: int) -> FrozenTrial:
+        """A trial as it is in memory: `study.trials` would copy all of them."""
+        return self.study.get_trials(deepcopy=False)[number]
 
     def _frozen(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)
