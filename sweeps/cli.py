@@ -14,6 +14,11 @@ from sweeps.config import SweepConfig, flatten, from_dict, resolved
 from sweeps.errors import InputError
 from sweeps.mirror import is_uri
 
+_GROUPS = {
+    field.name
+    for field in fields(SweepConfig)
+    if callable(field.default_factory) and is_dataclass(field.default_factory())
+}
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -45,8 +50,7 @@ def parse(arguments: list[str]) -> Command:
         InputError: If an option is unknown, abbreviated, ill-typed or out of range; one line.
     """
     parser = make_parser()
-    values, given = _checked(parser, arguments)
-    config = _instantiate(parser, values)
+    values, config, given = _checked(parser, arguments)
     resume = values.resume
     compare = tuple(values.compare or ())
     for name in (config.name, resume, values.report, *compare):
@@ -64,21 +68,35 @@ def read_values(path: Path) -> SweepConfig:
         InputError: If it cannot be read, or a value is unknown, ill-typed or out of range.
     """
     parser = make_parser()
-    values, _ = _checked(parser, [f"--config={path}"])
-    return resolved(_instantiate(parser, values))
+    _, config, _ = _checked(parser, [f"--config={path}"])
+    return resolved(config)
 
 
-def _checked(parser: ArgumentParser, arguments: list[str]) -> tuple[Namespace, set[str]]:
-    """The values, and the names of those that were given."""
+def _checked(
+    parser: ArgumentParser, arguments: list[str]
+) -> tuple[Namespace, SweepConfig, set[str]]:
+    """The values, as parsed and as the experiment's, and the names of those that were given."""
     try:
         normalised = _normalised(arguments)
         values = parser.parse_args(normalised)
         given = {a.partition("=")[0].lstrip("-").replace("-", "_") for a in normalised}
         for path in values.config or []:
             given |= flatten(yaml.load(Path(str(path)).read_text(), _UniqueKeyLoader)).keys()
+        config = _instantiate(parser, values)
     except Exception as error:  # jsonargparse and yaml raise many kinds, all about the input
-        raise InputError(_one_line(str(error))) from error
-    return values, given
+        line = _one_line(str(error)).replace('"<unicode string>"', " ".join(_files(arguments)))
+        raise InputError(line) from error
+    return values, config, given
+
+
+def _files(arguments: list[str]) -> list[str]:
+    """The YAML files that the command line names."""
+    following = [*arguments[1:], ""]
+    return [
+        argument.partition("=")[2] or after
+        for argument, after in zip(arguments, following, strict=True)
+        if argument.partition("=")[0] == "--config"
+    ]
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -124,7 +142,8 @@ def make_parser() -> ArgumentParser:
     )
     meanings = _meanings(SweepConfig)
     for field in fields(SweepConfig):
-        if callable(field.default_factory) and is_dataclass(field.default_factory()):
+        if field.name in _GROUPS:
+            assert callable(field.default_factory)
             parser.add_class_arguments(type(field.default_factory()), field.name)
             continue
         flag: dict[str, Any] = {"nargs": "?", "const": True} if field.type is bool else {}
@@ -201,6 +220,9 @@ def _absolute(name: str) -> str:
 
 def _instantiate(parser: ArgumentParser, values: Namespace) -> SweepConfig:
     """Plain Python numbers in our dataclasses: jsonargparse's number types do not travel."""
+    for name, value in vars(values).items():
+        if name in _GROUPS and not isinstance(value, Namespace):
+            raise ValueError(f"{name} is {value!r}, expected options below it")
     objects = parser.instantiate(values)
     given = SweepConfig(**{field.name: objects[field.name] for field in fields(SweepConfig)})
     config: SweepConfig = from_dict(SweepConfig, json.loads(json.dumps(given.to_dict())))

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -290,6 +290,7 @@ def _scan(folder: Path, classes: tuple[str, ...] | None) -> tuple[tuple[str, ...
             f"data folder {folder} holds no images ({endings}); expected {folder}/CLASS/IMAGE"
         )
     if classes is None:
+        _refuse_empty_class(folder, found)
         if len(names) < 2:
             raise TaskError(
                 f"data folder {folder} has {len(names)} class ({names[0] or '.'}), a task needs "
@@ -300,6 +301,15 @@ def _scan(folder: Path, classes: tuple[str, ...] | None) -> tuple[tuple[str, ...
     if unknown:
         raise TaskError(f"{folder} has class {unknown[0]!r}, which the train split lacks")
     return classes, [(path, classes.index(names[label])) for path, label in found]
+
+
+def _refuse_empty_class(folder: Path, found: Sequence[Sample]) -> None:
+    """A class folder without images is a download or a copy that broke off."""
+    holding = {Path(place) for place in {path.rpartition("/")[0] for path, _ in found}}
+    tops = {place.relative_to(folder).parts[:1] for place in holding}
+    for each in sorted(folder.iterdir()):
+        if each.is_dir() and not each.name.startswith(".") and (each.name,) not in tops:
+            raise TaskError(f"class folder {each} holds no images; add some or remove it")
 
 
 def _carve(samples: list[Sample], shares: dict[str, float]) -> dict[str, list[Sample]]:

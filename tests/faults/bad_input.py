@@ -10,10 +10,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import timm
 import torch
-from PIL import Image
 
 import run_sweep
 import slim
@@ -25,9 +23,8 @@ from tests.sweeps.images import write_image_folder
 TABLE = Path(__file__).parents[2] / "docs" / "bad_input.md"
 HEAD = """# Bad input
 
-Every line is what `run_sweep.py` says, on stderr and as one line, before anything starts; \
-nothing is written. The
-table is made, and checked by the tests, with `python -m tests.faults.bad_input`.
+Every line is what `run_sweep.py` says, on stderr and as one line, before anything starts; nothing
+is written. `python -m tests.faults.bad_input` makes the table, and the tests check it.
 
 | input | message | exit code |
 | --- | --- | --- |
@@ -58,15 +55,14 @@ def images(classes: tuple[str, ...] = ("cat", "dog"), count: int = 12) -> list[s
     return ["--data", "./images"]
 
 
-def image(content: bytes) -> list[str]:
-    arguments = images()
-    Path("images/cat/0.png").write_bytes(content)
-    return arguments
-
-
 def splits(train: tuple[str, ...], val: tuple[str, ...]) -> list[str]:
     for split, classes in (("train", train), ("val", val), ("test", train)):
         write_image_folder(Path("images") / split, classes, 4, size=8)
+    return ["--data", "./images"]
+
+
+def folder_without_images() -> list[str]:
+    Path("images/cat").mkdir(parents=True)
     return ["--data", "./images"]
 
 
@@ -74,12 +70,6 @@ def empty_class() -> list[str]:
     arguments = images()
     Path("images/empty").mkdir()
     return arguments
-
-
-def mixed_sizes_of_pixels() -> list[str]:
-    arguments = images()
-    Image.fromarray(np.zeros((8, 8), np.int32)).save("images/cat/1.tiff")
-    return [*arguments, "--dense.batch_size", "4096", "--dense.epochs", "1"]
 
 
 def taken_name() -> list[str]:
@@ -121,6 +111,7 @@ CASES: dict[str, Callable[[], list[str]]] = {
     "YAML with a key twice": lambda: yaml("trials: 3\ntrials: 4\n"),
     "YAML with a Python tag": lambda: yaml("name: !!python/object/apply:os.mkdir [pwned]\n"),
     "YAML that is a list": lambda: yaml("- 1\n- 2\n"),
+    "YAML with a number for a stage": lambda: yaml("search: 5\n"),
     "YAML that breaks off": lambda: yaml("trials: [1\n"),
     "YAML that is no text": lambda: (
         Path("given.yaml").write_bytes(b"\xff\xfe\x00"),
@@ -145,10 +136,7 @@ CASES: dict[str, Callable[[], list[str]]] = {
     "a saved network without header": lambda: saved(lambda at: (at / HEADER).unlink()),
     "data that do not exist": lambda: ["--data", "./nowhere"],
     "data of an unknown name": lambda: ["--data", "nope"],
-    "a folder without images": lambda: (
-        Path("images/cat").mkdir(parents=True),
-        ["--data", "./images"],
-    )[1],
+    "a folder without images": folder_without_images,
     "a folder of one class": lambda: images(("cat",)),
     "a class without images": empty_class,
     "a class in val only": lambda: splits(("cat", "dog"), ("cat", "dog", "owl")),

@@ -22,6 +22,7 @@ from sweeps.trials import TrialRow
 
 ROOT = Path(__file__).parents[2]
 TRIALS, EPOCHS = 4, 2
+SECRET = "correct-horse-battery-staple"
 TINY = [
     *("--data", "digits", "--tasks", "none", "--trials", str(TRIALS)),
     *("--vit.img_size", "8", "--vit.patch_size", "2", "--vit.embed_dim", "16"),
@@ -91,6 +92,7 @@ def _command(process: psutil.Process) -> str:
 def start(cwd: Path, *arguments: str, cluster: str = "local") -> Driver:
     """Start the command line as a user does."""
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment |= dict.fromkeys(("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY"), SECRET)
     process = subprocess.Popen(
         [sys.executable, "-u", str(ROOT / "run_sweep.py"), *arguments, "--cluster", cluster],
         cwd=cwd,
@@ -148,6 +150,8 @@ def assert_whole(cwd: Path, name: str) -> None:
     drafts = [path for path in folder.rglob(".*.*") if path.name != ".validate_storage_marker"]
     assert drafts == []
     assert not any((folder / "state" / "trials").iterdir())
+    files = [path for path in cwd.rglob("*") if path.is_file()]
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
 
 
 def steps(cwd: Path, run: Run) -> list[int]:

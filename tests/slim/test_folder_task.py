@@ -186,6 +186,12 @@ def images_without_classes(root: Path) -> None:
     fill(root, 5)
 
 
+def a_class_without_images(root: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(root / name, 5)
+    (root / "newt").mkdir()
+
+
 def a_class_of_two(root: Path) -> None:
     fill(root / "cat", 5)
     fill(root / "dog", 2)
@@ -218,6 +224,7 @@ def an_empty_split(root: Path) -> None:
         (no_images, r"data holds no images \(\.jpeg, \.jpg, \.png\)"),
         (one_class, r"data has 1 class \(cat\), a task needs two or more"),
         (images_without_classes, r"data has 1 class \(\.\), a task needs two or more"),
+        (a_class_without_images, "newt holds no images; add some or remove it"),
         (a_class_of_two, "dog has 2 images, 3 are needed"),
         (a_class_of_one_beside_val, "dog has 1 images, 2 are needed"),
         (a_class_that_train_lacks, "val has class 'newt', which the train split lacks"),
