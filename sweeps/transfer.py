@@ -17,6 +17,7 @@ from slim.heads import with_new_head
 from slim.recipe import Recipe
 from slim.subnetwork import architecture_of
 from slim.tasks import EMBEDDED, Task, load_task
+from slim.tasks.animals import animals_are_present
 from slim.tasks.catalog import fashion_mnist_is_present
 from slim.training import Training
 from sweeps.config import SweepConfig
@@ -86,6 +87,7 @@ def transfer_tasks(config: SweepConfig) -> list[Task]:
     if config.tasks == "auto":
         names = [name for name in EMBEDDED if name not in (config.data, "mnist")]
         names += ["fashion-mnist"] if fashion_mnist_is_present() else []
+        names += ["animal-mnist"] if animals_are_present() else []
         names = [name for name in names if name != config.data]
     try:
         return [load_task(name) for name in dict.fromkeys(names)]

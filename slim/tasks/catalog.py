@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from slim.errors import TaskError
+from slim.tasks.animals import load_animals
 from slim.tasks.arrays import ArrayTask
 from slim.tasks.folder import FolderTask
 from slim.tasks.task import Task
@@ -34,8 +35,8 @@ def load_task(name: str) -> Task:
     """Load a task by name.
 
     Args:
-        name: `mnist`, `digits`, `fashion-mnist`, `fashion-mnist:FOLDER` (gzipped IDX files), or
-            the path of an image folder.
+        name: `mnist`, `digits`, `fashion-mnist`, `fashion-mnist:FOLDER` (gzipped IDX files),
+            `animal-mnist` (of the package of that name), or the path of an image folder.
 
     Raises:
         TaskError: If nothing answers to the name, or its data are missing or unusable.
@@ -43,11 +44,13 @@ def load_task(name: str) -> Task:
     kind, _, where = name.partition(":")
     if kind in EMBEDDED and not where:
         return EMBEDDED[kind]()
+    if name == "animal-mnist":
+        return load_animals()
     if kind == "fashion-mnist":
         return _fashion_mnist(name, Path(where) if where else FASHION_FOLDER)
     if name and ("/" in name or name.startswith((".", "~")) or Path(name).is_dir()):
         return FolderTask(name, Path(name).expanduser())
-    known = ", ".join([*EMBEDDED, "fashion-mnist[:FOLDER]"])
+    known = ", ".join([*EMBEDDED, "fashion-mnist[:FOLDER]", "animal-mnist"])
     raise TaskError(f"unknown data {name!r}; give one of {known}, or the path of an image folder")
 
 
