@@ -22,7 +22,7 @@ def write(path: Path, value: object) -> None:
 def test_copies_are_left_out_and_the_rest_is_split(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 255, (60, 28, 28), dtype=np.uint8)
     labels = np.arange(60) % 3 + 4
-    images[57], images[58] = images[54], images[4]  # a copy, and one under another label
+    images[57], images[59] = images[54], images[4]  # a copy, and one under another label
     write(tmp_path / IMAGES, images)
     write(tmp_path / LABELS, labels)
     task = load_animals(tmp_path)
