@@ -23,6 +23,9 @@ from sweeps.served_models import ARTIFACT, register_front, save_served
 from sweeps.tracking import Tracker
 from sweeps.trials import TransferRow, TrialRow, write_table
 
+MOST_NOTED = 40
+"""Networks that a run's description lists; MLflow takes no description of any length."""
+
 
 def publish_front(
     tracker: Tracker, folder: RunFolder, rows: list[TrialRow], checkpoint: MaskCheckpoint
@@ -84,9 +87,11 @@ def front_note(front: FrontData) -> str:
         f"- trial {point.trial}: {wording.number(point.gmacs)} GMACs, "
         f"{wording.number(point.params_m)} M parameters, top-1 {wording.top1(point.val_top1)} % "
         f"(val), {wording.top1(point.test_top1)} % (test)"
-        for point in front.front
+        for point in front.front[:MOST_NOTED]
     ]
-    return "\n".join([front_sentence(front), "", *networks])
+    more = len(front.front) - len(networks)
+    rest = [f"- and {more} more, in front.csv"] if more else []
+    return "\n".join([front_sentence(front), "", *networks, *rest])
 
 
 def publish_reports(tracker: Tracker, folder: RunFolder, tracking_uri: str) -> list[Path]:
