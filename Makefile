@@ -16,7 +16,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 tests/slim $(ARGS)
-	$(BIN)/pytest tests/sweeps tests/analysis tests/faults $(ARGS)
+	$(BIN)/pytest tests/sweeps tests/analysis tests/faults tests/deploy $(ARGS)
 
 # Kills, outages, lost nodes and full disks, in full number; prints what they cost.
 test-faults: $(VENV)/.installed-test

@@ -183,7 +183,7 @@ def show_samplers() -> None:
     for name, sampler in kinds.items():
         for told in (30, 100, 300) + ((1000,) if name == "TPE" else ()):
             seconds = ask_seconds(sampler, told)
-            print(f"{name} after {told} trials: {seconds:.2f} s per ask")
+            print(f"{name} after {told} trials: {seconds * 1e3:.0f} ms per ask")
 
 
 def ask_seconds(sampler: optuna.samplers.BaseSampler, told: int, asks: int = 2) -> float:
