@@ -163,16 +163,18 @@ class Recorder(tune.Callback):
         self.watch(state.lower(), row.trial, {"reason": reason})
 
     def _end(self, row: TrialRow, reason: str) -> None:
-        """Log what the study was told, unless it is logged, and drop the training's state."""
+        """Log what the study was told, as far as it is not logged, and drop the training's state.
+
+        A run that a failing driver ended as KILLED may be one that the study has as COMPLETE.
+        """
         run = run_of(row.trial)
-        if not self.tracker.ended(run):
-            self.tracker.metrics(run, {name: getattr(row, name) for name in COLUMNS}, row.epochs)
-            self.tracker.tags(run, {"state": row.state})
-            if row.state == COMPLETE:
-                network = self.folder.models / str(row.trial)
-                self.folder.mirror.fetch(network)
-                self.tracker.artifact(run, network, "model")
-            self.tracker.finish(run, STATUS[row.state], reason)
+        self.tracker.metrics(run, {name: getattr(row, name) for name in COLUMNS}, row.epochs)
+        self.tracker.tags(run, {"state": row.state})
+        if row.state == COMPLETE and not self.tracker.ended_as(run, FINISHED):
+            network = self.folder.models / str(row.trial)
+            self.folder.mirror.fetch(network)
+            self.tracker.artifact(run, network, "model")
+        self.tracker.finish(run, STATUS[row.state], reason)
         remove(self.folder.state / "trials" / str(row.trial))
         self.folder.mirror.drop(self.folder.state / "trials" / str(row.trial))
 

@@ -136,6 +136,10 @@ class Tracker:
             self._tell("tags", run, {"reason": reason[:LONGEST_REASON]})
         self._tell("status", run, {"status": status})
 
+    def ended_as(self, run: str, status: str) -> bool:
+        """Whether the run has ended with this status."""
+        return self.ledger.status(run) == status
+
     def ended(self, run: str) -> bool:
         """Whether the run is there and has ended."""
         return self.ledger.status(run) not in ("", "RUNNING")

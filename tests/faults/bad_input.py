@@ -142,7 +142,6 @@ CASES: dict[str, Callable[[], list[str]]] = {
     "a class in val only": lambda: splits(("cat", "dog"), ("cat", "dog", "owl")),
     "fewer images than a batch": lambda: [*images(), "--dense.epochs", "1", "--model", "test_vit"],
     "a storage below a file": storage_below_a_file,
-    "a storage that is no folder": lambda: ["--storage", "s3://bucket/runs"],
     "a password in the tracking URI": lambda: ["--tracking-uri", "http://me:secret@host:5000"],
     "a database that cannot be": lambda: ["--tracking-uri", "sqlite:////dev/null/x.db"],
     "an address without a cluster": lambda: ["--cluster", "127.0.0.1:1"],
