@@ -6,7 +6,7 @@ ARGS ?=
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: sweep test test-faults test-ui constraints clean
+.PHONY: sweep test test-faults test-clusters test-ui constraints clean
 
 sweep: $(VENV)/.installed
 	$(BIN)/python run_sweep.py --cluster auto $(ARGS)
@@ -21,6 +21,10 @@ test: $(VENV)/.installed-test
 # Kills, outages, lost nodes and full disks, in full number; prints what they cost.
 test-faults: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 FUZZ=10000 $(BIN)/pytest -m faults -rP --timeout 7200 tests/faults $(ARGS)
+
+# Whole runs on nodes of their own, as Slurm starts them, and in a bucket.
+test-clusters: $(VENV)/.installed-test
+	$(BIN)/pytest -m clusters tests/deploy tests/sweeps $(ARGS)
 
 # MLflow's own page over a real run, in Debian's Chromium; pictures are left in build/ui.
 test-ui: $(VENV)/.installed-ui

@@ -17,6 +17,7 @@ import pytest
 
 from tests.sweeps.conftest import ROOT, SMALL
 
+pytestmark = pytest.mark.clusters
 NODES = ("vit-slim-first", "vit-slim-second")
 ADDRESSES = ("10.231.77.1", "10.231.77.2")
 CABLE = [

@@ -14,6 +14,7 @@ from sweeps.mirror import working_folder
 from tests.sweeps.buckets import s3_server
 from tests.sweeps.conftest import SMALL, run_sweep_process
 
+pytestmark = pytest.mark.clusters
 STORAGE = "s3://kept/some/runs"
 
 
