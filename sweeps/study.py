@@ -72,7 +72,7 @@ class BudgetStudy:
     def rank_correlation(self) -> float | None:
         """Kendall's tau between judged and trained accuracy of the COMPLETE trials asked for.
 
-        None while there are too few of them, or where nothing is judged.
+        None while there are too few of them, where all are alike, or where nothing is judged.
         """
         notes = [t.user_attrs for t in self._frozen(TrialState.COMPLETE) if t.number < self.trials]
         pairs = [
@@ -83,7 +83,7 @@ class BudgetStudy:
         if not self.options.budgets or len(pairs) < FEWEST_PAIRS:
             return None
         tau = float(kendalltau(*zip(*pairs, strict=True)).statistic)
-        return 0.0 if math.isnan(tau) else tau
+        return None if math.isnan(tau) else tau
 
     def ask(self) -> Proposal | None:
         """The next budget: an interrupted trial's first, None when the number is reached."""
