@@ -591,8 +591,8 @@ def _resumed_config(command: Command) -> SweepConfig:
         shown = "; ".join(f"{n} was {before[n]!r}, is {now[n]!r}" for n in changed)
         raise InputError(f"run {command.resume} began with other values: {shown}")
     trials = max(stored.trials, asked.trials if "trials" in command.given else 0)
-    changes = {name: getattr(asked, name) for name in MAY_CHANGE & command.given}
-    return replace(stored, **changes, storage=asked.storage, trials=trials)
+    changes = {name: getattr(asked, name) for name in (MAY_CHANGE & command.given) | {"storage"}}
+    return replace(stored, **changes, trials=trials)
 
 
 def _default_name(config: SweepConfig) -> str:
