@@ -9,24 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from torch import nn
 
 import slim
 from slim.evaluation import top1
-from slim.ranking import select
-from slim.spec import read_spec
 from slim.storage import is_out_of_space
 from slim.subnetwork import architecture_of
-from slim.tasks import Preprocessing, Task, load_task
-from slim.training import Epoch, Training
+from slim.tasks import Task
+from slim.training import Epoch
 from sweeps.broadcast import broadcast
 from sweeps.cli import Command
 from sweeps.cluster import Resources, connect, expected_concurrency
 from sweeps.config import SweepConfig, flatten
 from sweeps.dense import (
     dense_epochs,
-    make_dense,
     preprocessing_for,
     saved_preprocessing,
     train_dense,
@@ -34,6 +30,7 @@ from sweeps.dense import (
 from sweeps.early_stopping import ParetoHalving
 from sweeps.errors import InputError, InterruptedRun, StoppedRun
 from sweeps.front import pareto_front
+from sweeps.inputs import check_inputs, resumed_config
 from sweeps.judged import JudgedStudy
 from sweeps.judging import judge_budgets
 from sweeps.masking import search_masks
@@ -52,12 +49,7 @@ from sweeps.repeats import RepeatRow, plan_repeats, repeat_trial, spread_of
 from sweeps.run_folder import RunFolder
 from sweeps.sharing import share_weights
 from sweeps.space import (
-    DIMENSIONS,
     BudgetSpace,
-    smallest_budget,
-    space_for,
-    stand_in_scores,
-    uniform_budgets,
 )
 from sweeps.stages import naming_stage, spread, stream
 from sweeps.stopping import StopRequest
@@ -68,22 +60,14 @@ from sweeps.transfer import (
     finished_transfer,
     plan_transfer,
     run_transfer,
-    transfer_methods,
-    transfer_tasks,
 )
 from sweeps.trial import TrialJob
 from sweeps.trials import COMPLETE, TransferRow, TrialRow, write_table
 from sweeps.worker import worker_device
 
-# What a resumed run may be given anew; everything else must be what it began with.
-MAY_CHANGE = {
-    *("cluster", "concurrency", "workers_per_trial", "cpus_per_trial", "gpus_per_trial"),
-    *("max_retries", "register", "storage", "verbose"),
-}
 DONE, NO_FRONT = 0, 1
 DENSE_RUN = "dense.dense"
 SECONDS_TO_SAY_GOODBYE = 3.0
-_ANY_IMAGE = Preprocessing((1, 1, 1), (0.0,), (1.0,))
 
 
 def execute(command: Command) -> int:
@@ -97,8 +81,8 @@ def execute(command: Command) -> int:
         InterruptedRun: If the user stopped it.
         StoppedRun: If a service or a disk failed for good.
     """
-    config = _resumed_config(command) if command.resume else command.config
-    config, task, transfers, model = _check_inputs(config)
+    config = resumed_config(command) if command.resume else command.config
+    config, task, transfers, model = check_inputs(config)
     if command.dry_run:
         plan = _plan(config, task, transfers, model, expected_concurrency(config), probe=True)
         print(plan.to_json() if command.dry_run == "json" else plan.to_text())
@@ -482,83 +466,6 @@ def _raised(result: Any) -> Any:
     return result
 
 
-def _check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], nn.Module]:
-    """Load the data and build the model's shape before anything starts.
-
-    Returns:
-        The configuration with a space that suits the model; the tasks and the model.
-
-    Raises:
-        InputError: If the data, the tasks, the model or their fit are unusable.
-    """
-    try:
-        task = load_task(config.data)
-    except slim.TaskError as error:
-        raise InputError(f"--data: {error}") from error
-    transfers = transfer_tasks(config)
-    transfer_methods(config)
-    model = make_dense(config, task, weights=False)
-    _check_method(config)
-    config = replace(config, space=space_for(config.space, read_spec(model)))
-    _check_budgets(config, model)
-    if (config.search.token_mask, config.search.score) == ("tanh", "taylor"):
-        raise InputError("--search.score taylor needs --search.token_mask log, not tanh")
-    for name in ("dense", "search", "share", "finetune", "transfer"):
-        options = getattr(config, name)
-        epochs = dense_epochs(config) if name == "dense" else options.epochs
-        if not epochs:
-            continue
-        workers = 1 if name == "transfer" else config.workers_per_trial
-        if options.batch_size % workers:
-            raise InputError(
-                f"--{name}.batch_size {options.batch_size} cannot be shared out equally to "
-                f"--workers-per-trial {workers}"
-            )
-        try:
-            recipe = replace(options, epochs=epochs).recipe(workers)
-            for trained in transfers if name == "transfer" else [task]:
-                _check_batch(name, options.batch_size, trained)
-                trained.check_augmentation(_ANY_IMAGE, recipe.augmentation)
-            fit_for_any_model = replace(recipe, layer_decay=1.0, grad_checkpointing=False)
-            Training(nn.Linear(1, 1), task, _ANY_IMAGE, fit_for_any_model)
-        except (slim.RecipeError, slim.TaskError) as error:
-            raise InputError(f"--{name}: {error}") from error
-        except (AssertionError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"--{name}.opt {options.opt} or --{name}.sched {options.sched} is not one of "
-                f"timm's: {' '.join(str(error).split())}"
-            ) from error
-    return config, task, transfers, model
-
-
-def _check_method(config: SweepConfig) -> None:
-    """What shares weights does not go with training every budget alone."""
-    for name in ("share.epochs", "judge.budgets"):
-        given = flatten(config.to_dict())[name]
-        if config.method == "retrain" and given:
-            raise InputError(f"--{name} {given} does not go with --method retrain; leave one out")
-
-
-def _check_budgets(config: SweepConfig, model: nn.Module) -> None:
-    """Every budget that may be asked must be one that the model, and the limits, can meet."""
-    spec = read_spec(model)
-    alike = slim.Scores.fill(spec, torch.ones)
-    for budget in [*uniform_budgets(config.space), smallest_budget(config.space)]:
-        try:
-            select(spec, alike, budget)
-        except slim.BudgetError as error:
-            raise InputError(f"--space: {error}") from error
-    BudgetSpace(config, spec, stand_in_scores(spec)).check()
-
-
-def _check_batch(stage: str, batch_size: int, task: Task) -> None:
-    if not task.steps_per_epoch(batch_size):
-        raise InputError(
-            f"--{stage}.batch_size {batch_size} is more than the {task.size('train')} training "
-            f"images of data {task.name}; give a smaller one"
-        )
-
-
 def _plan(
     config: SweepConfig,
     task: Task,
@@ -571,28 +478,6 @@ def _plan(
     if probe:
         speed = probe_speed(model, task, preprocessing_for(config, model, task), config)
     return make_plan(config, model, task, transfers, concurrency, speed)
-
-
-def _resumed_config(command: Command) -> SweepConfig:
-    """The configuration a run began with, and what of it may change.
-
-    Raises:
-        InputError: If there is no such run, or a value differs that must not.
-    """
-    asked = command.config
-    stored = RunFolder.open(asked.storage, str(command.resume)).read_config()
-    before, now = flatten(stored.to_dict()), flatten(asked.to_dict())
-    for name in DIMENSIONS:
-        if before[f"space.{name}_min"] == 1:  # as `space_for` has it for what is not cut
-            now[f"space.{name}_min"] = 1.0
-    fixed = command.given - MAY_CHANGE - {"trials", "name"}
-    changed = [name for name in sorted(fixed) if now[name] != before[name]]
-    if changed:
-        shown = "; ".join(f"{n} was {before[n]!r}, is {now[n]!r}" for n in changed)
-        raise InputError(f"run {command.resume} began with other values: {shown}")
-    trials = max(stored.trials, asked.trials if "trials" in command.given else 0)
-    changes = {name: getattr(asked, name) for name in (MAY_CHANGE & command.given) | {"storage"}}
-    return replace(stored, **changes, trials=trials)
 
 
 def _default_name(config: SweepConfig) -> str:
