@@ -54,10 +54,10 @@ def _cut_attention(
     cut = _copied(dense, "norm1.", "ls1.", "attn.proj.bias")
     fold = checkpoint.masks.mhsa[block].flatten()[rows]
     qkv = dense["attn.qkv.weight"].unflatten(0, (3, -1))[:, rows]  # (3, S, D)
-    cut["attn.qkv.weight"] = (qkv * fold[:, None]).flatten(0, 1)
+    cut["attn.qkv.weight"] = qkv.mul_(fold[:, None]).flatten(0, 1)  # in place: no second copy
     if "attn.qkv.bias" in dense:
         bias = dense["attn.qkv.bias"].unflatten(0, (3, -1))[:, rows]
-        cut["attn.qkv.bias"] = (bias * fold).flatten()
+        cut["attn.qkv.bias"] = bias.mul_(fold).flatten()
     cut["attn.proj.weight"] = dense["attn.proj.weight"][:, rows]
     used = sorted({row % checkpoint.spec.block(block).head_dim for row in rows})
     for name in dense:
@@ -79,7 +79,8 @@ def _cut_mlp(
     for name in dense:
         if name.startswith("mlp.fc1"):
             cut[name] = dense[name][_fc1_rows(dense[name], hidden, units)]
-    cut["mlp.fc2.weight"] = dense["mlp.fc2.weight"][:, units] * checkpoint.masks.mlp[block][units]
+    fc2 = dense["mlp.fc2.weight"][:, units]
+    cut["mlp.fc2.weight"] = fc2.mul_(checkpoint.masks.mlp[block][units])
     return cut
 
 
