@@ -13,12 +13,13 @@ from sweeps.front import non_dominated
 from sweeps.journal import open_study, seed_for
 from sweeps.proposals import Observation, propose
 from sweeps.space import DIMENSIONS, BudgetSpace
+from sweeps.trials import TableRow
 
 _TRIES = 20  # rounds without a new network, after which the space counts as exhausted
 
 
 @dataclass(frozen=True)
-class JudgedRow:
+class JudgedRow(TableRow):
     """A judged budget; units as in `TrialRow`, `latency_ms` of one image where it is measured."""
 
     number: int

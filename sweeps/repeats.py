@@ -9,12 +9,12 @@ import ray
 import slim
 from slim.evaluation import top1
 from sweeps.trial import TrialJob, train_budget
-from sweeps.trials import TrialRow
+from sweeps.trials import TableRow, TrialRow
 from sweeps.worker import worker_device
 
 
 @dataclass(frozen=True)
-class RepeatRow:
+class RepeatRow(TableRow):
     """One training of a network of the front; repeat 0 is the trial itself."""
 
     trial: int

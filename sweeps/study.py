@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import kendalltau
@@ -16,10 +16,10 @@ from sweeps.front import spread_over_macs
 from sweeps.journal import finish_asking, open_study, seed_for
 from sweeps.judged import JudgedStudy
 from sweeps.proposals import Observation, propose
+from sweeps.readings import STATES, Readings
 from sweeps.space import DENSE, DIMENSIONS, BudgetSpace
-from sweeps.trials import COMPLETE, FAILED, PRUNED, TrialRow
+from sweeps.trials import PRUNED, TrialRow
 
-STATES = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}
 FEWEST_PAIRS = 5  # fewer trained budgets say nothing of a rank correlation
 _TRIES = 20
 
@@ -50,6 +50,7 @@ class BudgetStudy:
         self.options, self.judged = config.judge, judged
         self.first = first_budgets(config, space, judged)
         self.study = open_study(journal, "budgets")
+        self.readings = Readings(space)
         for trial in self._frozen(TrialState.RUNNING, TrialState.WAITING):
             finish_asking(self.study, trial)
         self._interrupted = self.running()
@@ -60,8 +61,10 @@ class BudgetStudy:
 
     def planned(self) -> int:
         """Trials of the run: more than asked once these show that judging misled."""
+        if self._ended() < self.trials:
+            return self.trials
         tau = self.rank_correlation()
-        if tau is None or tau >= self.options.trust or self._ended() < self.trials:
+        if tau is None or tau >= self.options.trust:
             return self.trials
         return self.trials + int(self.options.extra_trials or 0)
 
@@ -74,13 +77,15 @@ class BudgetStudy:
 
         None while there are too few of them, where all are alike, or where nothing is judged.
         """
+        if not self.options.budgets:
+            return None
         notes = [t.user_attrs for t in self._frozen(TrialState.COMPLETE) if t.number < self.trials]
         pairs = [
             (note["untrained_top1"], note["val_top1"])
             for note in notes
             if note.get("untrained_top1") is not None
         ]
-        if not self.options.budgets or len(pairs) < FEWEST_PAIRS:
+        if len(pairs) < FEWEST_PAIRS:
             return None
         tau = float(kendalltau(*zip(*pairs, strict=True)).statistic)
         return None if math.isnan(tau) else tau
@@ -89,7 +94,7 @@ class BudgetStudy:
         """The next budget: an interrupted trial's first, None when the number is reached."""
         if self._interrupted:
             number = self._interrupted.pop(0)
-            return Proposal(number, _budget(self._one(number)))
+            return Proposal(number, self.readings.budget(self._one(number)))
         number = len(self.study.get_trials(deepcopy=False))
         if number >= self.planned():
             return None
@@ -97,24 +102,22 @@ class BudgetStudy:
         self.study.enqueue_trial(_params(budget))
         whole: dict[str, BaseDistribution] = dict.fromkeys(DIMENSIONS, FloatDistribution(0.0, 1.0))
         trial = self.study.ask(whole)
-        return Proposal(trial.number, _budget(self._one(trial.number)))
+        return Proposal(trial.number, self.readings.budget(self._one(trial.number)))
 
     def complete(self, row: TrialRow, untrained_top1: float | None = None) -> None:
         """Tell a trial that ran to its end, and what it scored before it was trained."""
-        self._note(row)
-        self._trial(row.trial).set_user_attr("untrained_top1", untrained_top1)
+        self._note(row, untrained_top1=untrained_top1)
         self.study.tell(row.trial, [row.val_top1, row.gmacs])  # type: ignore[list-item]
 
     def close(self, row: TrialRow, reason: str) -> None:
         """Tell a trial that did not: PRUNED or FAILED; the sampler never sees its accuracy."""
-        self._note(row)
-        self._trial(row.trial).set_user_attr("reason", reason)
+        self._note(row, reason=reason)
         state = TrialState.PRUNED if row.state == PRUNED else TrialState.FAIL
         self.study.tell(row.trial, state=state)
 
     def note_rung(self, number: int, rung: int, val_top1: float, gmacs: float) -> None:
         """Write down what a trial had at a rung of early stopping."""
-        self._trial(number).set_user_attr(f"rung {rung}", [val_top1, gmacs])
+        self._write(number, {f"rung {rung}": [val_top1, gmacs]})
 
     def rung(self, rung: int) -> dict[int, tuple[float, float]]:
         """Accuracy and GMACs, by number, of the trials that came to a rung; failed ones left."""
@@ -124,7 +127,7 @@ class BudgetStudy:
 
     def rows(self) -> list[TrialRow]:
         """The finished trials, by number; test accuracies stand elsewhere."""
-        return [_row(trial) for trial in self._frozen(*STATES)]
+        return [self.readings.row(trial) for trial in self._frozen(*STATES)]
 
     def reason(self, number: int) -> str:
         """Why a trial did not complete; empty if it did."""
@@ -144,7 +147,8 @@ class BudgetStudy:
         turned out to mislead it knows the trained ones alone.
         """
         known = self._known(number)
-        tried = {self.space.identity(budget) for budget in self._tried()}
+        asked_before = self.study.get_trials(deepcopy=False)
+        tried = {self.readings.identity(trial) for trial in asked_before if trial.params}
         budget = DENSE
         for attempt in range(_TRIES):
             seed = seed_for(self.seed, number * _TRIES + attempt)
@@ -155,9 +159,9 @@ class BudgetStudy:
         return budget
 
     def _known(self, number: int) -> list[Observation]:
-        complete = self._frozen(TrialState.COMPLETE)
-        trained = [Observation(_budget(t), t.values[0], t.values[1]) for t in complete]
-        running = [Observation(_budget(t), None, 0.0) for t in self._frozen(TrialState.RUNNING)]
+        complete, asked = self._frozen(TrialState.COMPLETE), self._frozen(TrialState.RUNNING)
+        trained = [self.readings.observation(trial) for trial in complete]
+        running = [Observation(self.readings.budget(trial), None, 0.0) for trial in asked]
         if number >= self.trials:  # judging misled
             return [*trained, *running]
         gains = [
@@ -166,7 +170,7 @@ class BudgetStudy:
             if t.user_attrs.get("untrained_top1") is not None
         ]
         gain = sum(gains) / len(gains) if gains else 0.0
-        tried = {self.space.identity(observation.budget) for observation in [*trained, *running]}
+        tried = {self.readings.identity(trial) for trial in [*complete, *asked]}
         judged = [
             Observation(one.budget, one.val_top1 + gain, one.gmacs, one.excess)
             for one in self.judged.observations()
@@ -174,17 +178,15 @@ class BudgetStudy:
         ]
         return [*judged, *trained, *running]
 
-    def _tried(self) -> list[Budget]:
-        return [_budget(t) for t in self.study.get_trials(deepcopy=False) if t.params]
-
-    def _note(self, row: TrialRow) -> None:
+    def _note(self, row: TrialRow, **more: Any) -> None:
         """Keep what Optuna has no field for."""
-        trial = self._trial(row.trial)
-        for name in ("gmacs", "params_m", "val_top1", "epochs", "seconds", "latency_ms"):
-            trial.set_user_attr(name, getattr(row, name))
+        names = ("gmacs", "params_m", "val_top1", "epochs", "seconds", "latency_ms")
+        self._write(row.trial, {name: getattr(row, name) for name in names} | more)
 
-    def _trial(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self.study, self._one(number)._trial_id)
+    def _write(self, number: int, notes: dict[str, Any]) -> None:
+        trial_id = self._one(number)._trial_id
+        for name, value in notes.items():
+            self.study._storage.set_trial_user_attr(trial_id, name, value)
 
     def _one(self, number: int) -> FrozenTrial:
         """A trial as it is in memory: `study.trials` would copy all of them."""
@@ -219,23 +221,3 @@ def _each_once(budgets: Sequence[Budget], space: BudgetSpace) -> list[Budget]:
 
 def _params(budget: Budget) -> dict[str, float]:
     return {name: getattr(budget, name) for name in DIMENSIONS}
-
-
-def _budget(trial: FrozenTrial) -> Budget:
-    return Budget(**{name: float(trial.params[name]) for name in DIMENSIONS})
-
-
-def _row(trial: FrozenTrial) -> TrialRow:
-    notes = trial.user_attrs
-    return TrialRow(
-        trial=trial.number,
-        state=STATES[trial.state],
-        **_params(_budget(trial)),
-        gmacs=notes["gmacs"],
-        params_m=notes["params_m"],
-        val_top1=notes["val_top1"],
-        test_top1=None,
-        epochs=notes["epochs"],
-        seconds=notes["seconds"],
-        latency_ms=notes["latency_ms"],
-    )

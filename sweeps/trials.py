@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,18 @@ COMPLETE, PRUNED, FAILED = "COMPLETE", "PRUNED", "FAILED"
 
 
 @dataclass(frozen=True)
-class TrialRow:
+class TableRow:
+    """A row of a table: the fields of a kind are its columns."""
+
+    @cached_property
+    def cells(self) -> dict[str, str]:
+        """Its values as text, by column; made once, as a table is written at each change."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: "" if value is None else _exact(value) for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class TrialRow(TableRow):
     """A finished trial.
 
     `gmacs` is 1e9 MACs and `params_m` 1e6 parameters for one image, `*_top1` percent; None where
@@ -36,7 +48,7 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
-class TransferRow:
+class TransferRow(TableRow):
     """A network on a transfer task; `trial` is `dense` in the dense model's rows.
 
     `method` is `finetune` (all weights), `probe` (a linear classifier on frozen features) or
@@ -53,7 +65,7 @@ class TransferRow:
     test_top1: float
 
 
-def write_table(path: Path, kind: type, rows: Iterable[Any]) -> None:
+def write_table(path: Path, kind: type[TableRow], rows: Iterable[TableRow]) -> None:
     """Replace a CSV in one step; no figure is rounded, a missing one is empty.
 
     Args:
@@ -65,10 +77,9 @@ def write_table(path: Path, kind: type, rows: Iterable[Any]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     timed = any(getattr(row, "latency_ms", None) is not None for row in rows)
-    names = [field.name for field in fields(kind) if field.name != "latency_ms" or timed]
+    names = [f.name for f in fields(kind) if f.name != "latency_ms" or timed]
     writer.writerow(names)
-    for row in rows:
-        writer.writerow(["" if (v := getattr(row, n)) is None else _exact(v) for n in names])
+    writer.writerows([row.cells[name] for name in names] for row in rows)
     write_text_atomic(path, text.getvalue())
 
 

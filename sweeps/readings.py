@@ -1,0 +1,74 @@
+"""What the trials of a study say, each read once, however often all are looked at."""
+
+from optuna.trial import FrozenTrial, TrialState
+
+from slim import Budget
+from sweeps.proposals import Observation
+from sweeps.space import DIMENSIONS, BudgetSpace
+from sweeps.trials import COMPLETE, FAILED, PRUNED, TrialRow
+
+STATES = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}
+
+
+class Readings:
+    """Trials of one study as budgets, rows and observations.
+
+    An ended trial never changes, nor does the budget of one that was asked: what was read of them
+    is kept, by trial number.
+
+    Args:
+        space: Says which budgets are the same network.
+    """
+
+    def __init__(self, space: BudgetSpace) -> None:
+        self.space = space
+        self._budgets: dict[int, Budget] = {}
+        self._identities: dict[int, tuple[int, ...]] = {}
+        self._rows: dict[int, TrialRow] = {}
+        self._observations: dict[int, Observation] = {}
+
+    def budget(self, trial: FrozenTrial) -> Budget:
+        """What was asked."""
+        number = trial.number
+        if number not in self._budgets:
+            self._budgets[number] = Budget(**{n: float(trial.params[n]) for n in DIMENSIONS})
+        return self._budgets[number]
+
+    def identity(self, trial: FrozenTrial) -> tuple[int, ...]:
+        """The network that the budget is."""
+        number = trial.number
+        if number not in self._identities:
+            self._identities[number] = self.space.identity(self.budget(trial))
+        return self._identities[number]
+
+    def row(self, trial: FrozenTrial) -> TrialRow:
+        """An ended trial's row; test accuracies stand elsewhere."""
+        number = trial.number
+        if number not in self._rows:
+            self._rows[number] = _row(trial, self.budget(trial))
+        return self._rows[number]
+
+    def observation(self, trial: FrozenTrial) -> Observation:
+        """What a COMPLETE trial tells a sampler."""
+        number = trial.number
+        if number not in self._observations:
+            self._observations[number] = Observation(self.budget(trial), *trial.values)
+        return self._observations[number]
+
+
+def _row(trial: FrozenTrial, budget: Budget) -> TrialRow:
+    notes = trial.user_attrs
+    return TrialRow(
+        trial=trial.number,
+        state=STATES[trial.state],
+        tokens=budget.tokens,
+        mhsa=budget.mhsa,
+        mlp=budget.mlp,
+        gmacs=notes["gmacs"],
+        params_m=notes["params_m"],
+        val_top1=notes["val_top1"],
+        test_top1=None,
+        epochs=notes["epochs"],
+        seconds=notes["seconds"],
+        latency_ms=notes["latency_ms"],
+    )
