@@ -17,7 +17,7 @@ from slim import Budget
 from sweeps.space import DIMENSIONS
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)  # val top-1, GMACs
-MOST_KNOWN = {"tpe": 1000, "gp": 128, "random": 0}  # that a sampler learns from
+MOST_KNOWN = {"tpe": 512, "gp": 128, "random": 0}  # that a sampler learns from
 START = 16  # random budgets before a model of what is known is trusted
 
 
@@ -44,7 +44,7 @@ def propose(
     """Ask a sampler for budgets between the smallest and the dense one.
 
     Args:
-        known: What it learns from; TPE from 1,000 at most, GP (whose time grows with the square of
+        known: What it learns from; TPE from 512 at most, GP (whose time grows with the square of
             their number and more) from 128, see `learned_from`.
         smallest: Smallest budget of each dimension.
         sampler: `tpe`, `gp` or `random`.

@@ -1,5 +1,7 @@
 """What the trials of a study say, each read once, however often all are looked at."""
 
+from collections.abc import Sequence
+
 from optuna.trial import FrozenTrial, TrialState
 
 from slim import Budget
@@ -24,6 +26,8 @@ class Readings:
         self.space = space
         self._budgets: dict[int, Budget] = {}
         self._identities: dict[int, tuple[int, ...]] = {}
+        self._networks: set[tuple[int, ...]] = set()
+        self._read = 0
         self._rows: dict[int, TrialRow] = {}
         self._observations: dict[int, Observation] = {}
 
@@ -40,6 +44,14 @@ class Readings:
         if number not in self._identities:
             self._identities[number] = self.space.identity(self.budget(trial))
         return self._identities[number]
+
+    def networks(self, trials: Sequence[FrozenTrial]) -> set[tuple[int, ...]]:
+        """Those of all trials of the study, given by number."""
+        for trial in trials[self._read :]:
+            if trial.params:
+                self._networks.add(self.identity(trial))
+        self._read = len(trials)
+        return self._networks
 
     def row(self, trial: FrozenTrial) -> TrialRow:
         """An ended trial's row; test accuracies stand elsewhere."""

@@ -53,7 +53,8 @@ class Recorder(tune.Callback):
         self.stopper = stopper
         self.untrained: dict[int, float] = {}
         self.stop = stop
-        self.front_tags: dict[int, str] = {}
+        self.tagged: set[int] = set()
+        self.front: list[TrialRow] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing travels with Tune's own state: a resumed sweep makes this anew."""
@@ -181,15 +182,16 @@ class Recorder(tune.Callback):
     def _publish(self) -> None:
         """Bring tables and front tags to what the study says."""
         rows = self.study.rows()
-        front = pareto_front(rows)
+        new = [row for row in rows if row.state == COMPLETE and row.trial not in self.tagged]
+        before, self.front = self.front, pareto_front([*self.front, *new])
         write_table(self.folder.path / "trials.csv", TrialRow, rows)
-        write_table(self.folder.path / "front.csv", TrialRow, front)
-        on_front = {row.trial for row in front}
-        tags = {r.trial: str(r.trial in on_front).lower() for r in rows if r.state == COMPLETE}
-        for number, value in tags.items():
-            if self.front_tags.get(number) != value:
-                self.tracker.tags(run_of(number), {"front": value})
-        self.front_tags = tags
+        write_table(self.folder.path / "front.csv", TrialRow, self.front)
+        on_front = {row.trial for row in self.front}
+        left = [row for row in before if row.trial not in on_front]
+        for row in [*left, *new]:
+            value = str(row.trial in on_front).lower()
+            self.tracker.tags(run_of(row.trial), {"front": value})
+        self.tagged |= {row.trial for row in new}
         self.folder.keep()
 
     def _row(self, trial: Trial, state: str) -> TrialRow:

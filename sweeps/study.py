@@ -95,10 +95,11 @@ class BudgetStudy:
         if self._interrupted:
             number = self._interrupted.pop(0)
             return Proposal(number, self.readings.budget(self._one(number)))
-        number = len(self.study.get_trials(deepcopy=False))
+        trials = self._frozen()
+        number = len(trials)
         if number >= self.planned():
             return None
-        budget = self.first[number] if number < len(self.first) else self._sampled(number)
+        budget = self.first[number] if number < len(self.first) else self._sampled(trials)
         self.study.enqueue_trial(_params(budget))
         whole: dict[str, BaseDistribution] = dict.fromkeys(DIMENSIONS, FloatDistribution(0.0, 1.0))
         trial = self.study.ask(whole)
@@ -140,15 +141,14 @@ class BudgetStudy:
     def _ended(self) -> int:
         return len(self._frozen(*STATES))
 
-    def _sampled(self, number: int) -> Budget:
+    def _sampled(self, trials: list[FrozenTrial]) -> Budget:
         """The sampler's budget, a network not tried before if it finds one.
 
         It knows the judged budgets, raised by what training gave on the average; where they
         turned out to mislead it knows the trained ones alone.
         """
-        known = self._known(number)
-        asked_before = self.study.get_trials(deepcopy=False)
-        tried = {self.readings.identity(trial) for trial in asked_before if trial.params}
+        number, known = len(trials), self._known(trials)
+        tried = self.readings.networks(trials)
         budget = DENSE
         for attempt in range(_TRIES):
             seed = seed_for(self.seed, number * _TRIES + attempt)
@@ -158,11 +158,13 @@ class BudgetStudy:
                 break
         return budget
 
-    def _known(self, number: int) -> list[Observation]:
-        complete, asked = self._frozen(TrialState.COMPLETE), self._frozen(TrialState.RUNNING)
+    def _known(self, trials: list[FrozenTrial]) -> list[Observation]:
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        asked = [trial for trial in trials if trial.state == TrialState.RUNNING]
         trained = [self.readings.observation(trial) for trial in complete]
         running = [Observation(self.readings.budget(trial), None, 0.0) for trial in asked]
-        if number >= self.trials:  # judging misled
+        misled = len(trials) >= self.trials
+        if misled or not self.options.budgets:
             return [*trained, *running]
         gains = [
             t.values[0] - t.user_attrs["untrained_top1"]
@@ -189,11 +191,13 @@ class BudgetStudy:
             self.study._storage.set_trial_user_attr(trial_id, name, value)
 
     def _one(self, number: int) -> FrozenTrial:
-        """A trial as it is in memory: `study.trials` would copy all of them."""
-        return self.study.get_trials(deepcopy=False)[number]
+        """A trial as it is in memory, without a look at the others."""
+        storage, study_id = self.study._storage, self.study._study_id
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
     def _frozen(self, *states: TrialState) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=states)
+        """Trials of these states, or all; as they are in memory, as `study.trials` copies each."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
 
 
 def first_budgets(config: SweepConfig, space: BudgetSpace, judged: JudgedStudy) -> list[Budget]:

@@ -71,6 +71,7 @@ class Tracker:
             self.sweep = message.values.get(ID_TAG, self.sweep).partition("/")[0]
         self.delivery = Delivery(self.outbox, self._send, uri)
         self._ids: dict[str, str] = {}
+        self._never_sent: set[str] = set()  # runs that MLflow cannot have yet
 
     def begin(self, name: str) -> None:
         """Begin the sweep's run, or take it up again."""
@@ -168,6 +169,8 @@ class Tracker:
         now = int(time.time() * 1000)
         news = self.ledger.enter(Message(kind, run, now, dict(values), step))
         if news is not None:
+            if kind == "create":
+                self._never_sent.add(run)
             self.outbox.append(news)
 
     def _id(self, key: str) -> dict[str, str]:
@@ -202,7 +205,9 @@ class Tracker:
             self.client.set_terminated(run, values["status"], end_time=time_ms)
 
     def _create(self, message: Message) -> None:
-        if self._find(message.run) is not None:
+        if message.run in self._never_sent:
+            self._never_sent.remove(message.run)  # a second attempt looks whether it is there
+        elif self._find(message.run) is not None:
             return
         tags = dict(message.values)
         if message.run != self.parent:

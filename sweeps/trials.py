@@ -18,10 +18,14 @@ class TableRow:
     """A row of a table: the fields of a kind are its columns."""
 
     @cached_property
-    def cells(self) -> dict[str, str]:
-        """Its values as text, by column; made once, as a table is written at each change."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: "" if value is None else _exact(value) for name, value in values.items()}
+    def _lines(self) -> dict[tuple[str, ...], str]:
+        return {}
+
+    def line(self, names: tuple[str, ...]) -> str:
+        """Its line in a table with these columns; made once, as tables are written often."""
+        if names not in self._lines:
+            self._lines[names] = _line("" if (v := getattr(self, n)) is None else v for n in names)
+        return self._lines[names]
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,15 @@ def write_table(path: Path, kind: type[TableRow], rows: Iterable[TableRow]) -> N
         rows: Of that kind.
     """
     rows = list(rows)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     timed = any(getattr(row, "latency_ms", None) is not None for row in rows)
-    names = [f.name for f in fields(kind) if f.name != "latency_ms" or timed]
-    writer.writerow(names)
-    writer.writerows([row.cells[name] for name in names] for row in rows)
-    write_text_atomic(path, text.getvalue())
+    names = tuple(f.name for f in fields(kind) if f.name != "latency_ms" or timed)
+    write_text_atomic(path, "".join([_line(names), *(row.line(names) for row in rows)]))
+
+
+def _line(values: Iterable[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow([_exact(value) for value in values])
+    return text.getvalue()
 
 
 def _exact(value: Any) -> str:
