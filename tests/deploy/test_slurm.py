@@ -5,8 +5,6 @@ processes of their own, and `srun` runs a command in them. Every network of the 
 """
 
 import os
-import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,27 +13,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.deploy.namespaces import ADDRESSES, HOSTS, two_hosts
 from tests.sweeps.conftest import ROOT, SMALL
 
 pytestmark = pytest.mark.clusters
-NODES = ("vit-slim-first", "vit-slim-second")
-ADDRESSES = ("10.231.77.1", "10.231.77.2")
-CABLE = [
-    f"ip netns add {NODES[0]}",
-    f"ip netns add {NODES[1]}",
-    f"ip link add vslim0 netns {NODES[0]} type veth peer vslim1 netns {NODES[1]}",
-    f"ip -n {NODES[0]} addr add {ADDRESSES[0]}/24 dev vslim0",
-    f"ip -n {NODES[1]} addr add {ADDRESSES[1]}/24 dev vslim1",
-    *(f"ip -n {name} link set lo up" for name in NODES),
-    f"ip -n {NODES[0]} link set vslim0 up",
-    f"ip -n {NODES[1]} link set vslim1 up",
-]
 SCONTROL = f"""#!/usr/bin/env bash
-[ "$*" = "show hostnames two-nodes" ] && printf '%s\\n' {" ".join(NODES)}
+[ "$*" = "show hostnames two-nodes" ] && printf '%s\\n' {" ".join(HOSTS)}
 """
 # Own processes too: `ray stop` on a node must find those of that node alone.
 SRUN = f"""#!/usr/bin/env bash
-nodes=({" ".join(NODES)})
+nodes=({" ".join(HOSTS)})
 while [ "${{1#--}}" != "$1" ]; do
     case $1 in
         --nodelist=*) nodes=("${{1#*=}}") ;;
@@ -54,28 +41,10 @@ exit ${{failed:-0}}
 """
 
 
-def run(command: str) -> bool:
-    return not subprocess.run(command.split(), capture_output=True, check=False).returncode
-
-
 @pytest.fixture
 def nodes() -> Iterator[None]:
-    """Two network namespaces joined by a cable."""
-    if os.geteuid() or not shutil.which("ip") or not all(run(command) for command in CABLE):
-        remove_nodes()
-        pytest.skip("network namespaces need root, and ip of iproute2")
-    yield
-    remove_nodes()
-
-
-def remove_nodes() -> None:
-    for name in NODES:
-        inside = subprocess.run(
-            ["ip", "netns", "pids", name], capture_output=True, text=True, check=False
-        )
-        for process in inside.stdout.split():
-            os.kill(int(process), signal.SIGKILL)
-        run(f"ip netns del {name}")
+    with two_hosts():
+        yield
 
 
 @pytest.fixture
