@@ -10,6 +10,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from slim.tasks.catalog import is_fashion_mnist
 from sweeps.config import SweepConfig, flatten, from_dict, resolved
 from sweeps.errors import InputError
 from sweeps.mirror import is_uri
@@ -211,7 +212,7 @@ def _absolute_storage(storage: str) -> str:
 def _absolute(name: str) -> str:
     """A name as it is, or a path (`fashion-mnist:PATH` too) made absolute."""
     kind, _, where = name.partition(":")
-    if kind == "fashion-mnist" and where:
+    if is_fashion_mnist(kind) and where:
         return f"{kind}:{Path(where).expanduser().resolve()}"
     if "/" in name or name.startswith((".", "~")) or Path(name).is_dir():
         return str(Path(name).expanduser().resolve())

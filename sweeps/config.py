@@ -279,8 +279,8 @@ class SweepConfig:
 
     Args:
         name: Of the run and its folder; default: data, model and date.
-        data: The source task: mnist, digits, fashion-mnist[:FOLDER], animal-mnist or an
-            image folder.
+        data: The source task: mnist, digits, fashion-mnist[-IMAGES][:FOLDER] (of 3,000 images, or
+            as many as it says), animal-mnist or an image folder.
         tasks: Transfer tasks, comma-separated; `auto` for the embedded ones other than the data,
             `none` for none.
         model: `vit` for a fresh timm VisionTransformer shaped by --vit.*, the name of any timm ViT

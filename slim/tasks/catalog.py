@@ -15,7 +15,8 @@ from slim.tasks.folder import FolderTask
 from slim.tasks.task import Task
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-FASHION_IMAGES = 3000
+FASHION_NAME = "fashion-mnist"
+FASHION_IMAGES = 3000  # where the name does not say how many
 FASHION_CLASSES = (
     "T-shirt",
     "trouser",
@@ -35,8 +36,9 @@ def load_task(name: str) -> Task:
     """Load a task by name.
 
     Args:
-        name: `mnist`, `digits`, `fashion-mnist`, `fashion-mnist:FOLDER` (gzipped IDX files),
-            `animal-mnist` (of the package of that name), or the path of an image folder.
+        name: `mnist`, `digits`, `fashion-mnist` (3,000 images), `fashion-mnist-10000` (as many as
+            it says), either with `:FOLDER` (of gzipped IDX files) behind it, `animal-mnist` (of
+            the package of that name), or the path of an image folder.
 
     Raises:
         TaskError: If nothing answers to the name, or its data are missing or unusable.
@@ -46,12 +48,17 @@ def load_task(name: str) -> Task:
         return EMBEDDED[kind]()
     if name == "animal-mnist":
         return load_animals()
-    if kind == "fashion-mnist":
-        return _fashion_mnist(name, Path(where) if where else FASHION_FOLDER)
+    if is_fashion_mnist(kind):
+        return _fashion_mnist(name, Path(where) if where else FASHION_FOLDER, _images_of(kind))
     if name and ("/" in name or name.startswith((".", "~")) or Path(name).is_dir()):
         return FolderTask(name, Path(name).expanduser())
-    known = ", ".join([*EMBEDDED, "fashion-mnist[:FOLDER]", "animal-mnist"])
+    known = ", ".join([*EMBEDDED, "fashion-mnist[-IMAGES][:FOLDER]", "animal-mnist"])
     raise TaskError(f"unknown data {name!r}; give one of {known}, or the path of an image folder")
+
+
+def is_fashion_mnist(kind: str) -> bool:
+    """Whether a name without its folder is that of Fashion-MNIST, whole or with a number."""
+    return kind == FASHION_NAME or kind.startswith(f"{FASHION_NAME}-")
 
 
 def fashion_mnist_is_present() -> bool:
@@ -78,13 +85,27 @@ def _digits() -> Task:
 EMBEDDED: dict[str, Callable[[], Task]] = {"mnist": _mnist, "digits": _digits}
 
 
-def _fashion_mnist(name: str, folder: Path) -> Task:
-    """A fixed 3,000 of the 60,000 training images, 300 a class."""
+def _images_of(kind: str) -> int:
+    """How many images a name such as `fashion-mnist-10000` asks for."""
+    count = kind.removeprefix(FASHION_NAME).removeprefix("-")
+    if kind == FASHION_NAME:
+        return FASHION_IMAGES
+    classes = len(FASHION_CLASSES)
+    if not count.isdecimal() or int(count) % classes or int(count) < 10 * classes:
+        raise TaskError(
+            f"data {kind!r} asks for {count or 'no'} images; give a number that is a multiple of "
+            f"{classes}, as many of each class, from {10 * classes} on"
+        )
+    return int(count)
+
+
+def _fashion_mnist(name: str, folder: Path, count: int) -> Task:
+    """The first images of each class among the 60,000 training images, as many of each."""
     images, labels = read_fashion_mnist(folder)
-    per_class = FASHION_IMAGES // len(FASHION_CLASSES)
+    per_class = count // len(FASHION_CLASSES)
     chosen = [np.flatnonzero(labels == label)[:per_class] for label in range(10)]
     index = np.sort(np.concatenate(chosen))
-    if len(index) != FASHION_IMAGES:
+    if len(index) != count:
         raise TaskError(
             f"{folder} has a class of fewer than the {per_class} images needed of each"
         )

@@ -191,7 +191,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name):
         load_task(name)
     message = message_of(error)
     assert repr(name) in message
-    assert all(known in message for known in ("mnist", "digits", "fashion-mnist[:FOLDER]"))
+    known = ("mnist", "digits", "fashion-mnist[-IMAGES][:FOLDER]")
+    assert all(name in message for name in known)
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "./nowhere", "nowhere/else"])
@@ -473,6 +474,27 @@ def test_fashion_mnist_takes_the_first_300_images_of_each_class(tmp_path):
     assert np.array_equal(task.images[:, 0, 0, 0], task.labels)
     positions = task.images[:, 0, 0, 1].astype(int) * 256 + task.images[:, 0, 0, 2]
     assert np.array_equal(positions, np.arange(3000))
+
+
+def test_fashion_mnist_takes_as_many_images_as_its_name_says(tmp_path):
+    write_idx(tmp_path, *clothes())
+    task = load_task(f"fashion-mnist-200:{tmp_path}")
+    assert [task.size(split) for split in SPLITS] == [140, 30, 30]
+    assert np.array_equal(np.bincount(task.labels), np.full(10, 20))
+
+
+@pytest.mark.parametrize("count", ["", "many", "0", "-10", "90", "205"])
+def test_a_number_of_images_that_cannot_be_is_named(count, tmp_path):
+    write_idx(tmp_path, *clothes())
+    with pytest.raises(TaskError, match="give a number that is a multiple of 10") as error:
+        load_task(f"fashion-mnist-{count}:{tmp_path}")
+    assert count in message_of(error)
+
+
+def test_more_images_than_there_are_are_refused(tmp_path):
+    write_idx(tmp_path, *clothes())
+    with pytest.raises(TaskError, match="fewer than the 302 images needed of each"):
+        load_task(f"fashion-mnist-3020:{tmp_path}")
 
 
 def in_gzip(edit):

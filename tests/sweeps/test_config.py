@@ -76,6 +76,8 @@ def test_paths_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert config.tracking_uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
     fashion = parse(["--data", "fashion-mnist:./idx"]).config
     assert fashion.data == f"fashion-mnist:{tmp_path / 'idx'}"
+    part = parse(["--data", "fashion-mnist-500:./idx"]).config
+    assert part.data == f"fashion-mnist-500:{tmp_path / 'idx'}"
 
 
 def test_a_configuration_survives_json() -> None:
