@@ -50,7 +50,7 @@ $(VENV)/.installed-ui: pyproject.toml constraints.txt | $(VENV)/bin/python
 # Resolve the newest versions that pyproject.toml admits, in an environment of their own.
 constraints:
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
-	build/constraints/bin/pip install --quiet '.[test,pictures,ui]'
+	build/constraints/bin/pip install --quiet '.[test,pictures,ui,benchmarks]'
 	build/constraints/bin/pip freeze --exclude vit-slim-sweeps > constraints.txt
 
 clean:

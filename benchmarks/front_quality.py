@@ -1,165 +1,122 @@
 """What a sweep's front is worth for the compute it took, part by part and against other ways.
 
-    python benchmarks/front_quality.py --seeds 0 1 2 --trials 18
+    python benchmarks/front_quality.py                     # as the issue asks: hours on two cores
+    python benchmarks/front_quality.py --images 600 --epochs 1 --networks 4 --seeds 0   # minutes
 
-Every arm is a real run of run_sweep.py from the same dense weights of its seed: `default`; the
-default with one part changed; and the paper's way (`paper`: its token masks, uniform budgets and
-then random ones, each trained alone from the masked weights without repair or distillation).
-Compute is counted in 1e9 MACs x images of search, sharing, judging and fine-tuning; a forward
-pass counts once, a training step three times. The hypervolume of the front on val is the share of
-the box between chance at 1.1 times the dense MACs and 100 % at no cost. A finished run is not
-repeated, an interrupted one goes on.
+On a fixed part of Fashion-MNIST, from the same dense ViT of 16 tokens for all arms of a seed,
+trained as far as its accuracy rises:
+
+    default          run_sweep.py as it is (front_runs.py)
+    paper            ViT-Slim's way: one search, a grid of budgets, each retrained alone from
+                     masked weights, as long as accuracy rises (retrained_arms.py)
+    random           random budgets in place of the grid
+    torch-pruning    isomorphic, Taylor importance, as many epochs as the paper's way, without and
+                     with distillation (torch_pruning_arm.py)
+    parts            the default with one part switched off, or on where it is off (front_runs.py)
+
+The default and the paper's way train `--networks` networks, the others `--fewer`. All training and
+evaluation after the dense model is counted in 1e9 MACs x images (front_points.py). Whatever is
+finished is not done again: a killed benchmark goes on where it was, to the step. Needs Debian's
+dataset-fashion-mnist and the extra "benchmarks".
 """
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
+import front_runs
 import pandas as pd
-import yaml
-from fashion import console, show
+import retrained_arms
+import torch
+import torch_pruning_arm
+from fashion import console
+from front_curves import draw_courses
+from front_points import Course
+from front_runs import DEFAULT, PARTS, Run
+from front_setting import Setting, run_jobs, train_dense_models
+from front_tables import aims, final_fronts, hypervolume_table, show_tables
 from machine import machine
+from retrained_arms import GRID, RANDOM
+from torch_pruning_arm import DISTILLED, PLAIN
 
-import slim
-from analysis.hypervolume import hypervolume_data
-from slim.tasks import load_task
-
-ROOT = Path(__file__).parents[1]
-ALONE = ("--method", "retrain")
-PAPER = (
-    *ALONE,
-    *("--search.token_mask", "tanh", "--judge.sampler", "random"),
-    *("--finetune.repair_images", "0", "--finetune.distillation", "0"),
-)
-ARMS: dict[str, tuple[str, ...]] = {
-    "default": (),
-    "retrain": ALONE,
-    "paper": PAPER,
-    "random budgets": (*PAPER, "--space.uniform", "[]"),
-    "no judging": ("--judge.budgets", "0"),
-    "repair after sharing": ("--finetune.repair_images", "1024"),
-    "no distillation": ("--finetune.distillation", "0", "--share.distillation", "0"),
-    "share 4": ("--share.epochs", "4"),
-    "fine-tune 4": ("--finetune.epochs", "4"),
-    "gp": ("--judge.sampler", "gp"),
-    "random judging": ("--judge.sampler", "random"),
-}
-LEVELS = (0.06, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
-TRAIN = 3  # a forward pass and twice that backward
+ARMS = ("default", "paper", "random", "torch-pruning", "parts")
 
 
 def main() -> None:
     options = arguments()
-    rows = []
-    for seed in options.seeds:
-        dense = dense_folder(options, seed)
-        for arm in options.arms:
-            folder = finished_run(options, f"{slug(arm)}-{seed}", seed, dense, ARMS[arm])
-            rows.append({"arm": arm, "seed": seed, **figures(folder, options.data)})
-    frame = pd.DataFrame(rows)
-    frame.to_csv(options.folder / "front_quality.csv", index=False)
-    means = frame.drop(columns="seed").groupby("arm", sort=False)
-    title = f"Mean over {len(options.seeds)} seeds, {options.trials} trials, on {machine()}"
-    show(title, means.mean().reset_index())
-    if len(options.seeds) > 1:
-        show("Standard error", means.sem().reset_index())
+    torch.set_num_threads(1)
+    setting = Setting(
+        options.folder.resolve(),
+        f"fashion-mnist-{options.images}",
+        options.epochs,
+        tuple(options.seeds),
+        options.jobs,
+    )
+    setting.folder.mkdir(parents=True, exist_ok=True)
+    train_dense_models(setting)
+    many, few = options.networks, min(options.fewer, options.networks)
+    courses: list[Course] = []
+    for arm in options.arms:
+        courses += trained(setting, arm, many, few)
+        report(setting, courses, few)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default="mnist", help="a source task of run_sweep.py")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/front_quality"))
+    parser.add_argument("--images", type=int, default=10_000, help="train, val and test together")
+    parser.add_argument("--epochs", type=int, default=5, help="of a search; others are multiples")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--trials", type=int, default=18)
+    parser.add_argument("--networks", type=int, default=40, help="of the default and the paper")
+    parser.add_argument("--fewer", type=int, default=10, help="networks of the other arms")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--jobs", type=int, default=2, help="side by side, one core each")
     return parser.parse_args()
 
 
-def slug(arm: str) -> str:
-    return arm.replace(" ", "-")
+def trained(setting: Setting, arm: str, many: int, few: int) -> list[Course]:
+    """Train what an arm still misses, and what it did in each seed."""
+    if arm == "default":
+        return swept(setting, [Run(DEFAULT, seed, many) for seed in setting.seeds])
+    if arm == "parts":
+        return swept(setting, [Run(part, seed, few) for part in PARTS for seed in setting.seeds])
+    retrained_arms.search_all(setting)
+    epochs = retrained_arms.decide_epochs(setting)
+    if arm == "torch-pruning":
+        names = (PLAIN, DISTILLED)
+        run_jobs(setting, torch_pruning_arm.gradient_jobs(setting))
+        jobs = [torch_pruning_arm.prune_jobs(setting, name, few, epochs) for name in names]
+        run_jobs(setting, [job for of_arm in jobs for job in of_arm])
+        return [
+            torch_pruning_arm.course(setting, name, seed, few)
+            for name in names
+            for seed in setting.seeds
+        ]
+    name, networks = (GRID, many) if arm == "paper" else (RANDOM, few)
+    run_jobs(setting, retrained_arms.retrain_jobs(setting, name, networks, epochs))
+    return [retrained_arms.course(setting, name, seed, networks) for seed in setting.seeds]
 
 
-def dense_folder(options: argparse.Namespace, seed: int) -> Path:
-    """The dense model of a seed: that of the default arm, which trains it as any run does."""
-    return finished_run(options, f"default-{seed}", seed, None, ()) / "dense"
+def swept(setting: Setting, runs: list[Run]) -> list[Course]:
+    """Runs of run_sweep.py, finished."""
+    front_runs.finish_runs(setting, runs)
+    return [front_runs.course(setting, run) for run in runs]
 
 
-def finished_run(
-    options: argparse.Namespace, name: str, seed: int, dense: Path | None, arm: tuple[str, ...]
-) -> Path:
-    """The folder of a run, which is begun or gone on with if it is not finished."""
-    folder = options.folder.resolve() / name
-    if (folder / "reports").is_dir():
-        return folder
-    where = ("--storage", str(folder.parent), "--cluster", "local")
-    if (folder / "config.yaml").is_file():
-        command = ["--resume", name, *where]
-    else:
-        database = f"sqlite:///{folder.parent / 'mlflow.db'}"
-        command = ["--name", name, *where, "--tracking-uri", database, "--data", options.data]
-        command += ["--tasks", "none", "--seed", str(seed), "--trials", str(options.trials), *arm]
-        command += [] if dense is None else ["--model", str(dense), "--dense.epochs", "0"]
-    console.print(f"{name}: {' '.join(command)}")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "run_sweep.py"), *command], stdout=subprocess.PIPE, text=True
+def report(setting: Setting, courses: list[Course], few: int) -> None:
+    """Write the points and the picture of the arms so far, and print the tables."""
+    rows = [row for course in courses for row in course.rows()]
+    pd.DataFrame(rows).to_csv(setting.folder / "front_quality.csv", index=False)
+    draw_courses(courses).write_html(setting.folder / "front_quality.html")
+    console.print(
+        f"{setting.data}, seeds {', '.join(map(str, setting.seeds))}; epochs: dense "
+        f"{setting.recall('dense_epochs')}, search {setting.epochs}, retraining "
+        f"{setting.recall('retrain_epochs')}; on {machine()}"
     )
-    if done.returncode:
-        raise SystemExit(f"{name} ended with code {done.returncode}: {done.stdout[-2000:]}")
-    return folder
-
-
-def figures(folder: Path, data: str) -> dict[str, Any]:
-    """Hypervolume, compute, and test accuracy at levels of the dense MACs."""
-    trials = pd.read_csv(folder / "trials.csv")
-    dense = float(trials.gmacs[0])
-    front = pd.read_csv(folder / "front.csv")
-    volume = hypervolume_data(trials, load_task(data).num_classes).value[-1]
-    judged = folder / "judged.csv"
-    row: dict[str, Any] = {"hypervolume": 100 * volume, "compute": compute(folder, data)}
-    row["judged front"] = judged_front(judged) if judged.is_file() else 0
-    for level in LEVELS:
-        fitting = front[front.gmacs <= level * dense]
-        best = fitting.sort_values("val_top1").test_top1
-        row[f"test at {level:.0%}"] = float(best.iloc[-1]) if len(best) else float("nan")
-    return row
-
-
-def judged_front(path: Path) -> int:
-    """How many judged budgets no other one dominates."""
-    judged = pd.read_csv(path).sort_values(["gmacs", "val_top1"], ascending=[True, False])
-    return int((judged.val_top1 > judged.val_top1.cummax().shift(fill_value=-1)).sum())
-
-
-def compute(folder: Path, data: str) -> float:
-    """1e9 MACs x images of everything after the dense model."""
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    task, trials = load_task(data), pd.read_csv(folder / "trials.csv")
-    train, val = task.size("train"), task.size("val")
-    dense = float(trials.gmacs[0])
-    search, share, tune = (config[name] for name in ("search", "share", "finetune"))
-    spent = search["epochs"] * ((TRAIN + bool(search["distillation"])) * train + val) * dense
-    if share["epochs"]:
-        budgets = [(1.0, 1.0, 1.0), *mean_budgets(config, share["networks"])]
-        checkpoint = slim.MaskCheckpoint.load(folder / "shared")
-        macs = sum(slim.count(checkpoint.select(slim.Budget(*b))).macs for b in budgets) / 1e9
-        teacher = dense * bool(share["distillation"])
-        spent += share["epochs"] * ((TRAIN * macs + teacher) * train + dense * val)
-    if (folder / "judged.csv").is_file():
-        spent += val * float(pd.read_csv(folder / "judged.csv").gmacs.sum())
-    teacher = dense * bool(tune["distillation"])
-    each = (TRAIN * trials.gmacs + teacher) * train + trials.gmacs * val
-    return spent + float((trials.epochs * each + trials.gmacs * val).sum())
-
-
-def mean_budgets(config: dict[str, Any], networks: int) -> list[tuple[float, ...]]:
-    """The smallest budget, and the middle one in place of each random one."""
-    smallest = tuple(config["space"][f"{name}_min"] for name in ("tokens", "mhsa", "mlp"))
-    middle = tuple((1 + low) / 2 for low in smallest)
-    return [smallest, *[middle] * networks]
+    show_tables(hypervolume_table(courses, few), final_fronts(courses))
+    for line in aims(courses, few):
+        console.print(line)
 
 
 if __name__ == "__main__":

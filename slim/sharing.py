@@ -105,13 +105,10 @@ def sandwich(
         An objective for a `SharedModel`: the mean over the networks.
     """
     teacher = teacher.eval()
-    lowest = np.array([smallest.tokens, smallest.mhsa, smallest.mlp])
 
     def objective(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         shared: Any = getattr(model, "module", model)
-        drawn = np.random.rand(networks, 3)  # alike in all processes, as mixtures are
-        between = lowest + (1 - lowest) * drawn
-        budgets = [smallest, *(Budget(*draw) for draw in between.tolist())]
+        budgets = [smallest, *random_budgets(smallest, networks)]
         architectures = [shared.select(budget) for budget in budgets]
         logits = model(images, [Architecture.dense(shared.spec), *architectures])
         soft = soft_outputs(teacher, images, temperature)
@@ -119,3 +116,14 @@ def sandwich(
         return torch.stack(losses).mean()
 
     return objective
+
+
+def random_budgets(smallest: Budget, count: int) -> list[Budget]:
+    """Budgets between the smallest and the dense one, uniform in each dimension.
+
+    They are drawn from numpy's global generator, which a training seeds alike in all processes
+    (`slim.seeds.seed_alike`).
+    """
+    lowest = np.array([smallest.tokens, smallest.mhsa, smallest.mlp])
+    between = lowest + (1 - lowest) * np.random.rand(count, 3)
+    return [Budget(*draw) for draw in between.tolist()]

@@ -8,7 +8,6 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from timm.layers import DropPath, calculate_drop_path_rates
 from timm.optim import create_optimizer_v2
@@ -27,7 +26,7 @@ from slim.evaluation import top1
 from slim.parameter_groups import timm_model, weight_groups
 from slim.processes import Processes, without_averaging
 from slim.recipe import Recipe
-from slim.seeds import derive_seed
+from slim.seeds import derive_seed, seed_alike
 from slim.targets import Targets
 from slim.tasks import SPLITS, Preprocessing, Task
 from slim.training_state import reading_state, write_state
@@ -302,7 +301,7 @@ class Training:
 
     def _seed(self, update: int) -> None:
         """Seed all that a step draws: mixtures alike in all processes, dropout apart."""
-        np.random.seed(derive_seed("mixup", self.seed, update))  # timm's Mixup draws from it
+        seed_alike(self.seed, update)
         torch.manual_seed(derive_seed("dropout", self.seed, update, self.processes.rank))
 
     def _backward_that_fits(self, images: Tensor, targets: Tensor, update: int) -> float:

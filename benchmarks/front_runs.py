@@ -1,0 +1,225 @@
+"""Arms of front_quality.py that are runs of run_sweep.py: the default, and it with a part changed.
+
+Each run has one core and a Ray node of its own, so that as many run side by side as there are
+cores. Compute is that of what a run did: epochs of each trial, budgets that were judged, and in
+weight sharing the budgets that its steps drew, which are drawn again here from the same seeds.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from fashion import console
+from front_points import Course, Point
+from front_setting import TRAIN, Setting
+
+import slim
+from slim.seeds import seed_alike
+from slim.sharing import random_budgets
+from sweeps.config import SweepConfig, from_dict, resolved
+from sweeps.space import DENSE, smallest_budget
+from sweeps.trials import COMPLETE
+
+ROOT = Path(__file__).parents[1]
+DEFAULT = "default"
+PARTS: dict[str, tuple[str, ...]] = {
+    "default, 10 trials": (),
+    "no weight sharing (1)": ("--share.epochs", "0"),
+    "no judging (2)": ("--judge.budgets", "0"),
+    "no judged start (3)": ("--judge.start", "0"),
+    "repaired": ("--finetune.repair_images", "1024"),
+    "no distillation": (
+        *("--search.distillation", "0"),
+        *("--share.distillation", "0"),
+        *("--finetune.distillation", "0"),
+    ),
+    "four epochs": ("--finetune.epochs", "4"),
+    "four epochs, early stopping (5)": ("--finetune.epochs", "4", "--finetune.reduction", "2"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of run_sweep.py: an arm, a seed, and how many networks are trained."""
+
+    arm: str
+    seed: int
+    trials: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        words = "".join(c if c.isalnum() else " " for c in self.arm).split()
+        return "-".join(["run", *words, str(self.trials), str(self.seed)])
+
+
+def finish_runs(setting: Setting, runs: list[Run]) -> None:
+    """Begin the runs or go on with them, side by side, and wait for all."""
+    with ThreadPoolExecutor(setting.jobs) as pool:
+        waiting = [pool.submit(finish, setting, run) for run in runs]
+        try:
+            for run in waiting:
+                run.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def finish(setting: Setting, run: Run) -> None:
+    """Begin one run, or go on with it, unless it is finished."""
+    folder = setting.folder / run.name
+    if is_finished(folder):
+        return
+    where = ("--storage", str(setting.folder), "--cluster", "local")
+    begun = (folder / "config.yaml").is_file()
+    command = ["--resume", run.name] if begun else first_command(setting, run)
+    one_core = {"RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": 1}), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run_sweep.py"), *command, *where],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | one_core,
+    )
+    if done.returncode:
+        raise SystemExit(f"{run.name} ended with code {done.returncode}: {done.stdout[-2000:]}")
+    console.print(f"{run.name} is finished")
+
+
+def first_command(setting: Setting, run: Run) -> list[str]:
+    """What begins a run; only what differs from the defaults is given."""
+    database = f"sqlite:///{setting.folder.resolve() / run.name}.db"
+    command = ["--name", run.name, "--tracking-uri", database, "--data", setting.data]
+    command += ["--tasks", "none", "--seed", str(run.seed), "--trials", str(run.trials)]
+    command += ["--model", str(setting.dense_folder(run.seed)), "--judge.extra_trials", "0"]
+    defaults = resolved(SweepConfig())
+    usual = defaults.search.epochs
+    if setting.epochs != usual:  # then sharing is as much shorter or longer
+        shared = round(int(defaults.share.epochs or 0) * setting.epochs / usual)
+        command += ["--search.epochs", str(setting.epochs), "--share.epochs", str(shared)]
+    return [*command, *PARTS.get(run.arm, ())]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run came to its end."""
+    progress = folder / "state" / "progress.json"
+    return progress.is_file() and "finished_trials" in json.loads(progress.read_text())
+
+
+def course(setting: Setting, run: Run) -> Course:
+    """What a finished run did from the dense weights of its seed."""
+    folder, task = setting.folder / run.name, setting.task()
+    config: SweepConfig = from_dict(
+        SweepConfig, yaml.safe_load((folder / "config.yaml").read_text())
+    )
+    work = Work(setting, config, folder)
+    trials = pd.read_csv(folder / "trials.csv")
+    shared = work.sharing() + work.judging()
+    dense = setting.dense_point(run.seed)
+    points = tuple(work.point(row) for row in trials.to_dict("records"))
+    chance = 100 / task.num_classes
+    return Course(run.arm, run.seed, work.search(), shared, dense, chance, points)
+
+
+class Work:
+    """The compute of a finished run, in 1e9 MACs x images.
+
+    Args:
+        setting: The benchmark's.
+        config: The run's.
+        folder: The run's.
+    """
+
+    def __init__(self, setting: Setting, config: SweepConfig, folder: Path) -> None:
+        self.config, self.folder, self.task = config, folder, setting.task()
+        self.dense = setting.dense_point(config.seed).gmacs
+        self.val = self.task.size("val")
+        searched = folder / ("shared" if config.share.epochs else "search")
+        self.checkpoint = slim.MaskCheckpoint.load(searched)
+
+    def seen(self, batch_size: int) -> int:
+        """Training images that an epoch shows."""
+        return self.task.steps_per_epoch(batch_size) * batch_size
+
+    def search(self) -> float:
+        """Of the mask search."""
+        options = self.config.search
+        trained = (TRAIN + bool(options.distillation)) * self.seen(options.batch_size)
+        return options.epochs * (trained + self.val) * self.dense
+
+    def sharing(self) -> float:
+        """Of weight sharing: of each step its own networks, and the teacher."""
+        options = self.config.share
+        if options.mixup or options.cutmix:
+            raise SystemExit("mixing draws from the generator that weight sharing draws from")
+        epochs, smallest = int(options.epochs or 0), smallest_budget(self.config.space)
+        always = self.gmacs(DENSE) + self.gmacs(smallest) if epochs else 0.0
+        teacher = self.dense * bool(options.distillation)
+        steps = epochs * self.task.steps_per_epoch(options.batch_size)
+        macs = 0.0
+        for update in range(1, steps + 1):
+            seed_alike(self.config.seed, update)
+            drawn = random_budgets(smallest, options.networks)
+            macs += TRAIN * (always + sum(map(self.gmacs, drawn))) + teacher
+        return macs * options.batch_size + epochs * self.val * self.dense
+
+    def judging(self) -> float:
+        """Of all budgets that were judged."""
+        path = self.folder / "judged.csv"
+        if not path.is_file():
+            return 0.0
+        rows = pd.read_csv(path).to_dict("records")
+        return sum(self.untrained(_budget(row)) for row in rows)
+
+    def point(self, row: dict[str, Any]) -> Point:
+        """A trial, from its row in trials.csv."""
+        options, gmacs, epochs = self.config.finetune, float(row["gmacs"]), int(row["epochs"])
+        teacher = self.dense * bool(options.distillation)
+        trained = (TRAIN * gmacs + teacher) * self.seen(options.batch_size)
+        complete = row["state"] == COMPLETE
+        return Point(
+            network=int(row["trial"]),
+            gmacs=gmacs,
+            val_top1=float(row["val_top1"]) if complete else None,
+            test_top1=float(row["test_top1"]) if complete else None,
+            epochs=epochs,
+            compute=self.untrained(_budget(row)) + epochs * (trained + gmacs * self.val),
+        )
+
+    def untrained(self, budget: slim.Budget) -> float:
+        """Of evaluating a fresh network, and of repairing it where the run does."""
+        options, gmacs = self.config.finetune, self.gmacs(budget)
+        batches = -(-int(options.repair_images or 0) // options.batch_size)
+        images = min(batches * options.batch_size, self.seen(options.batch_size))
+        if not images:
+            return gmacs * self.val
+        # Both streams with every branch once, the network's branches once more for what enters
+        # their last layers, and both networks whole for the classifier; then the least squares.
+        passes = (2 * self.dense + 3 * gmacs) * images
+        return 2 * gmacs * self.val + passes + self.least_squares(budget) * images
+
+    def least_squares(self, budget: slim.Budget) -> float:
+        """1e9 MACs an image of the sums that repair solves."""
+        architecture = self.checkpoint.select(budget)
+        spec: Any = architecture.spec
+        macs = 0
+        for block in range(spec.depth):
+            for features in (architecture.dims_in(block), len(architecture.units[block])):
+                width = features + 1
+                macs += architecture.tokens_in(block) * width * (width + spec.embed_dim)
+        width = spec.embed_dim + 1
+        return (macs + width * (width + spec.num_classes)) / 1e9
+
+    def gmacs(self, budget: slim.Budget) -> float:
+        """1e9 MACs of a budget's network."""
+        return slim.count(self.checkpoint.select(budget)).macs / 1e9
+
+
+def _budget(row: dict[str, Any]) -> slim.Budget:
+    return slim.Budget(*(float(row[name]) for name in ("tokens", "mhsa", "mlp")))

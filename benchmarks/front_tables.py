@@ -1,0 +1,105 @@
+"""The tables of front_quality.py: means and standard errors over seeds, and the aims."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from math import isnan
+
+import pandas as pd
+from fashion import show
+from front_points import Course, compute_to_reach, mean_and_error
+from front_runs import DEFAULT
+from retrained_arms import GRID
+from torch_pruning_arm import DISTILLED, PLAIN
+
+LEVELS = (0.2, 0.3, 0.45, 0.6, 0.8)
+
+
+def told(mean: float, error: float) -> str:
+    """A mean with its standard error, where that is known."""
+    return f"{mean:.2f}" if isnan(error) else f"{mean:.2f} ± {error:.2f}"
+
+
+def by_arm(courses: Sequence[Course]) -> dict[str, list[Course]]:
+    """The seeds of each arm."""
+    return {arm: list(of_arm) for arm, of_arm in groupby(courses, key=lambda c: c.arm)}
+
+
+def hypervolume_table(courses: Sequence[Course], few: int) -> pd.DataFrame:
+    """Hypervolume and compute of each arm, after its first networks and after all."""
+    rows = []
+    for arm, seeds in by_arm(courses).items():
+        for networks in dict.fromkeys([few, max(len(seed.points) for seed in seeds)]):
+            cut = [seed.first(networks) for seed in seeds]
+            volume, error = mean_and_error([seed.hypervolumes()[-1] for seed in cut])
+            rows.append(
+                {
+                    "arm": arm,
+                    "networks": networks,
+                    "hypervolume, % of the box": told(volume, error),
+                    "compute": mean_and_error([seed.compute(True)[-1] for seed in cut])[0],
+                    "without the search": mean_and_error([s.compute(False)[-1] for s in cut])[0],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def final_fronts(courses: Sequence[Course]) -> pd.DataFrame:
+    """Test top-1 of each arm's final front at levels of the dense MACs."""
+    rows = []
+    for arm, seeds in by_arm(courses).items():
+        row: dict[str, object] = {"arm": arm, "networks": str(max(len(s.points) for s in seeds))}
+        for level in LEVELS:
+            mean, error = mean_and_error([seed.test_at(level) for seed in seeds])
+            row[f"at {level:.0%}"] = told(mean, error)
+        rows.append(row)
+    dense = [seeds.dense.test_top1 or 0.0 for seeds in next(iter(by_arm(courses).values()))]
+    mean, error = mean_and_error(dense)
+    rows.append({"arm": f"dense: {told(mean, error)}"})
+    return pd.DataFrame(rows).fillna("")
+
+
+def show_tables(volumes: pd.DataFrame, fronts: pd.DataFrame) -> None:
+    """Print both."""
+    show("Hypervolume on val, and compute in 1e9 MACs x images; mean and standard error", volumes)
+    show("Test top-1 of the front's best on val, by share of the dense MACs", fronts)
+
+
+def aims(courses: Sequence[Course], few: int) -> list[str]:
+    """Compute at which the default reaches the paper's final hypervolume; Torch-Pruning levels."""
+    arms, lines = by_arm(courses), []
+    if DEFAULT in arms and GRID in arms:
+        whole = max(len(seed.points) for seed in arms[GRID])
+        for networks in dict.fromkeys([few, whole]):
+            for counted in (True, False):
+                lines.append(_reached(arms[DEFAULT], arms[GRID], networks, counted))
+    for other in (PLAIN, DISTILLED):
+        if DEFAULT in arms and other in arms:
+            lines.append(_levels(arms[DEFAULT], arms[other], other))
+    return lines
+
+
+def _reached(
+    ours: Sequence[Course], theirs: Sequence[Course], networks: int, with_search: bool
+) -> str:
+    """The share of the paper's compute that the default needs for its hypervolume, by seed."""
+    shares = []
+    for our, their in zip(ours, theirs, strict=True):
+        cut = their.first(networks)
+        needed = compute_to_reach(our, cut.hypervolumes()[-1], with_search)
+        shares.append(needed / cut.compute(with_search)[-1])
+    needs = ", ".join("never" if share == float("inf") else f"{share:.3f}" for share in shares)
+    counted = "counted" if with_search else "not counted"
+    return (
+        f"{networks} networks, search {counted}: the default reaches the hypervolume of the "
+        f"paper's way at this share of its compute, by seed: {needs}"
+    )
+
+
+def _levels(ours: Sequence[Course], theirs: Sequence[Course], name: str) -> str:
+    """By how much the default is above another arm at each level."""
+    gains = []
+    for level in LEVELS:
+        pairs = zip(ours, theirs, strict=True)
+        mean, error = mean_and_error([a.test_at(level) - b.test_at(level) for a, b in pairs])
+        gains.append(f"{level:.0%}: {'+' * (mean >= 0)}{told(mean, error)}")
+    return f"the default above {name}, test top-1 at {', '.join(gains)}"
