@@ -1,14 +1,18 @@
 """The physically smaller network: timm's model with blocks of their own widths."""
 
+import copy
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from slim.architecture import Architecture
 from slim.families import family_of
-from slim.spec import read_spec
+from slim.spec import ModelSpec, read_spec
 
 
 def build_subnetwork(architecture: Architecture) -> nn.Module:
@@ -19,10 +23,12 @@ def build_subnetwork(architecture: Architecture) -> nn.Module:
         (C, H, W).
     """
     spec = architecture.spec
-    vit: Any = spec.build()
+    on_meta = torch.get_default_device().type == "meta"
+    vit: Any = copy.deepcopy(_frame(spec)) if on_meta else spec.build()
     slim_block = family_of(spec).slim_block
-    for index, name in enumerate(spec.block_names):
-        vit.set_submodule(name, slim_block(architecture, index))
+    with _Uninitialised() if on_meta else nullcontext():
+        for index, name in enumerate(spec.block_names):
+            vit.set_submodule(name, slim_block(architecture, index))
     vit.architecture = architecture
     vit.input_size = spec.input_size
     network: nn.Module = vit
@@ -54,3 +60,29 @@ def fill_subnetwork(architecture: Architecture, state: dict[str, Tensor]) -> nn.
         vit = build_subnetwork(architecture)
     vit.load_state_dict(state, assign=True, strict=True)
     return vit.eval()
+
+
+@lru_cache(maxsize=8)
+def _frame(spec: ModelSpec) -> nn.Module:
+    """The dense model without blocks and without memory, for copies that get blocks of their own.
+
+    Hundreds of subnetworks are judged in a row, and building dense blocks for each takes longer
+    than cutting it out.
+    """
+    with torch.device("meta"), _Uninitialised():
+        vit = spec.build()
+    for name in spec.block_names:
+        vit.set_submodule(name, nn.Identity())
+    return vit
+
+
+class _Uninitialised(TorchFunctionMode):
+    """In it `torch.nn.init` does nothing: tensors without memory have nothing to initialise."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)

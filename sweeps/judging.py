@@ -47,7 +47,8 @@ def judge(number: int, budget: slim.Budget, job: TrialJob) -> JudgedRow:
     architecture = checkpoint.select(budget)
     cost = slim.count(architecture)
     vit = slim.extract(checkpoint, architecture).to(device)
-    task, teacher = ray.get(job.shared.task), receive_teacher(job.shared).to(device)
+    task, repairs = ray.get(job.shared.task), bool(job.config.finetune.repair_images)
+    teacher = receive_teacher(job.shared).to(device) if repairs else None  # building it takes time
     return JudgedRow(
         number=number,
         tokens=budget.tokens,

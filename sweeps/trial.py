@@ -137,18 +137,19 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
 
 
 def repair_where_it_helps(
-    vit: nn.Module, teacher: nn.Module, task: Task, job: TrialJob, device: str
+    vit: nn.Module, teacher: nn.Module | None, task: Task, job: TrialJob, device: str
 ) -> float:
     """Repair a fresh subnetwork towards the dense model, unless it is better as it is.
 
     Weights that were shared by many budgets may have left the dense model's stream behind.
+    Without the dense model nothing is repaired.
 
     Returns:
         Top-1 on val of what is kept.
     """
     options, processes = job.config.finetune, Processes.current()
     seen = (task, "val", job.shared.preprocessing)
-    if not options.repair_images:
+    if not options.repair_images or teacher is None:
         return top1(vit, *seen, device=device, processes=processes)
     fresh = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
     unrepaired = top1(vit, *seen, device=device, processes=processes)
