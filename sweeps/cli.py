@@ -10,7 +10,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from slim.tasks.catalog import is_fashion_mnist
+from slim.tasks import with_absolute_path
 from sweeps.config import SweepConfig, flatten, from_dict, resolved
 from sweeps.errors import InputError
 from sweeps.mirror import is_uri
@@ -197,10 +197,10 @@ def absolute_paths(config: SweepConfig) -> SweepConfig:
         config,
         storage=_absolute_storage(config.storage),
         tracking_uri=uri,
-        data=_absolute(config.data),
-        model=_absolute(config.model),
+        data=with_absolute_path(config.data),
+        model=_absolute_model(config.model),
         weights=config.weights and str(Path(config.weights).expanduser().resolve()),
-        tasks=",".join(_absolute(name.strip()) for name in config.tasks.split(",")),
+        tasks=",".join(with_absolute_path(name.strip()) for name in config.tasks.split(",")),
     )
 
 
@@ -209,11 +209,8 @@ def _absolute_storage(storage: str) -> str:
     return storage.rstrip("/") if is_uri(storage) else str(Path(storage).expanduser().resolve())
 
 
-def _absolute(name: str) -> str:
-    """A name as it is, or a path (`fashion-mnist:PATH` too) made absolute."""
-    kind, _, where = name.partition(":")
-    if is_fashion_mnist(kind) and where:
-        return f"{kind}:{Path(where).expanduser().resolve()}"
+def _absolute_model(name: str) -> str:
+    """A name as it is, or the path of a folder made absolute."""
     if "/" in name or name.startswith((".", "~")) or Path(name).is_dir():
         return str(Path(name).expanduser().resolve())
     return name

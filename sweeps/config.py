@@ -280,9 +280,11 @@ class SweepConfig:
     Args:
         name: Of the run and its folder; default: data, model and date.
         data: The source task: mnist, digits, fashion-mnist[-IMAGES][:FOLDER] (of 3,000 images, or
-            as many as it says), animal-mnist or an image folder.
+            as many as it says), animal-mnist, an image folder, torch/NAME:FOLDER of torchvision,
+            or hfds/FOLDER or hfds/NAME of Hugging Face.
         tasks: Transfer tasks, comma-separated; `auto` for the embedded ones other than the data,
             `none` for none.
+        download: Let torchvision and Hugging Face fetch what is missing of the data and tasks.
         model: `vit` for a fresh timm VisionTransformer shaped by --vit.*, the name of any timm ViT
             or Swin, or the folder of a saved network.
         pretrained: Load timm's pretrained weights of a named model from its hub.
@@ -329,6 +331,7 @@ class SweepConfig:
     name: str | None = None
     data: str = "mnist"
     tasks: str = "auto"
+    download: bool = False
     model: str = "vit"
     pretrained: bool = True
     weights: str | None = None

@@ -28,7 +28,7 @@ from sweeps.transfer import transfer_methods, transfer_tasks
 # What a resumed run may be given anew; everything else must be what it began with.
 MAY_CHANGE = {
     *("cluster", "concurrency", "workers_per_trial", "cpus_per_trial", "gpus_per_trial"),
-    *("max_retries", "register", "storage", "verbose"),
+    *("download", "max_retries", "register", "storage", "verbose"),
 }
 _ANY_IMAGE = Preprocessing((1, 1, 1), (0.0,), (1.0,))
 
@@ -43,7 +43,7 @@ def check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], nn
         InputError: If the data, the tasks, the model or their fit are unusable.
     """
     try:
-        task = load_task(config.data)
+        task = load_task(config.data, config.download)
     except slim.TaskError as error:
         raise InputError(f"--data: {error}") from error
     transfers = transfer_tasks(config)

@@ -90,7 +90,7 @@ def transfer_tasks(config: SweepConfig) -> list[Task]:
         names += ["animal-mnist"] if animals_are_present() else []
         names = [name for name in names if name != config.data]
     try:
-        return [load_task(name) for name in dict.fromkeys(names)]
+        return [load_task(name, config.download) for name in dict.fromkeys(names)]
     except slim.TaskError as error:
         raise InputError(f"--tasks: {error}") from error
 

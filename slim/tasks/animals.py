@@ -1,26 +1,18 @@
 """The animal silhouettes of PyPI's animal-mnist, read without running its code or its pickles."""
 
 import gzip
-import pickle
-import zlib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy._core.multiarray import _reconstruct
 
 from slim.errors import TaskError
 from slim.tasks.arrays import ArrayTask
+from slim.tasks.pickles import read_pickle
 
 PACKAGE = "animal_mnist"
 IMAGES = "data/Animal_MNIST/animal_data_version_3.gz"
 LABELS = "data/Animal_MNIST/animal_label_version_3.gz"
-ARRAYS_ALONE = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
 
 
 def animals_are_present() -> bool:
@@ -69,24 +61,10 @@ def read_array(path: Path) -> np.ndarray:
     Raises:
         TaskError: If it is missing or damaged, or asks for anything else.
     """
-    try:
-        with gzip.open(path, "rb") as file:
-            array = _ArraysAlone(file).load()
-    except (OSError, EOFError, zlib.error, pickle.UnpicklingError, ValueError) as error:
-        raise TaskError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    array = read_pickle(path, gzip.open)
     if not isinstance(array, np.ndarray) or array.dtype.hasobject:
         raise TaskError(f"{path} does not hold an array of numbers")
     return array
-
-
-class _ArraysAlone(pickle.Unpickler):
-    """Refuses every name but those that make an array."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """See `pickle.Unpickler.find_class`."""
-        if (module, name) not in ARRAYS_ALONE:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
-        return ARRAYS_ALONE[module, name]
 
 
 def _package() -> Path:

@@ -12,7 +12,9 @@ from slim.errors import TaskError
 from slim.tasks.animals import load_animals
 from slim.tasks.arrays import ArrayTask
 from slim.tasks.folder import FolderTask
+from slim.tasks.hugging_face import load_hugging_face
 from slim.tasks.task import Task
+from slim.tasks.torchvision_sets import load_torchvision
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 FASHION_NAME = "fashion-mnist"
@@ -32,13 +34,25 @@ FASHION_CLASSES = (
 DIGIT_CLASSES = tuple(str(digit) for digit in range(10))
 
 
-def load_task(name: str) -> Task:
+# Prefixes of timm's factory that only stream, and what to do instead.
+STREAMS = {
+    "wds": "unpack its tar files into an image folder FOLDER/CLASS/*",
+    "tfds": "write it into an image folder FOLDER/CLASS/*",
+    "hfids": "give hfds/ of the same name, which is not streamed",
+}
+PREFIXES = ("torch", "torchvision", "hfds", *STREAMS)
+
+
+def load_task(name: str, download: bool = False) -> Task:
     """Load a task by name.
 
     Args:
         name: `mnist`, `digits`, `fashion-mnist` (3,000 images), `fashion-mnist-10000` (as many as
             it says), either with `:FOLDER` (of gzipped IDX files) behind it, `animal-mnist` (of
-            the package of that name), or the path of an image folder.
+            the package of that name), the path of an image folder, or a prefix of timm's
+            `create_dataset` with what it reads: `torch/NAME:FOLDER` (a data set of torchvision),
+            `hfds/FOLDER` or `hfds/NAME[:CACHE]` (of Hugging Face).
+        download: Whether what the prefixes name may be fetched.
 
     Raises:
         TaskError: If nothing answers to the name, or its data are missing or unusable.
@@ -50,15 +64,54 @@ def load_task(name: str) -> Task:
         return load_animals()
     if is_fashion_mnist(kind):
         return _fashion_mnist(name, Path(where) if where else FASHION_FOLDER, _images_of(kind))
+    prefix, slash, rest = kind.partition("/")
+    if slash and prefix.lower() in PREFIXES:
+        return _load_prefixed(name, prefix.lower(), rest, where, download)
     if name and ("/" in name or name.startswith((".", "~")) or Path(name).is_dir()):
         return FolderTask(name, Path(name).expanduser())
-    known = ", ".join([*EMBEDDED, "fashion-mnist[-IMAGES][:FOLDER]", "animal-mnist"])
+    fashion, others = f"{FASHION_NAME}[-IMAGES][:FOLDER]", ("torch/NAME:FOLDER", "hfds/FOLDER")
+    known = ", ".join([*EMBEDDED, fashion, "animal-mnist", *others])
     raise TaskError(f"unknown data {name!r}; give one of {known}, or the path of an image folder")
+
+
+def with_absolute_path(name: str) -> str:
+    """A task's name whose path, if it has one, is absolute."""
+    kind, _, where = name.partition(":")
+    prefix, slash, rest = kind.partition("/")
+    if slash and prefix.lower() in PREFIXES:
+        if prefix.lower() == "hfds" and Path(rest).expanduser().is_dir():
+            kind = f"{prefix}/{_absolute(rest)}"
+        return f"{kind}:{_absolute(where)}" if where else kind
+    if is_fashion_mnist(kind) and where:
+        return f"{kind}:{_absolute(where)}"
+    if "/" in name or name.startswith((".", "~")) or Path(name).is_dir():
+        return _absolute(name)
+    return name
 
 
 def is_fashion_mnist(kind: str) -> bool:
     """Whether a name without its folder is that of Fashion-MNIST, whole or with a number."""
     return kind == FASHION_NAME or kind.startswith(f"{FASHION_NAME}-")
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
+
+
+def _load_prefixed(name: str, prefix: str, rest: str, where: str, download: bool) -> Task:
+    """A data set of timm's factory.
+
+    Raises:
+        TaskError: If it cannot be read, or only streams.
+    """
+    if prefix in STREAMS:
+        raise TaskError(
+            f"data {name} is a stream, of which no image can be read alone, as splits by class "
+            f"and resumed trainings need it; {STREAMS[prefix]}"
+        )
+    if prefix == "hfds":
+        return load_hugging_face(name, rest, where, download)
+    return load_torchvision(name, rest, where, download)
 
 
 def fashion_mnist_is_present() -> bool:

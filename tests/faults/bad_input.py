@@ -17,7 +17,7 @@ import run_sweep
 import slim
 from slim.files import write_tensors
 from slim.serving import HEADER
-from tests.slim import damage
+from tests.slim import damage, torchvision_files
 from tests.sweeps.images import write_image_folder
 
 TABLE = Path(__file__).parents[2] / "docs" / "bad_input.md"
@@ -70,6 +70,19 @@ def empty_class() -> list[str]:
     arguments = images()
     Path("images/empty").mkdir()
     return arguments
+
+
+def empty_torchvision_root() -> list[str]:
+    Path("data").mkdir()
+    return ["--data", "torch/food101:data"]
+
+
+def pickled_batch() -> list[str]:
+    """One that would make a folder."""
+    torchvision_files.cifar10(Path("data"))
+    batch = Path("data/cifar-10-batches-py/data_batch_2")
+    torchvision_files.batch_file(batch, torchvision_files.Evil())
+    return ["--data", "torch/cifar10:data"]
 
 
 def taken_name() -> list[str]:
@@ -141,6 +154,12 @@ CASES: dict[str, Callable[[], list[str]]] = {
     "a class without images": empty_class,
     "a class in val only": lambda: splits(("cat", "dog"), ("cat", "dog", "owl")),
     "fewer images than a batch": lambda: [*images(), "--dense.epochs", "1", "--model", "test_vit"],
+    "a data set of torchvision without its folder": lambda: ["--data", "torch/food101"],
+    "a data set of torchvision that is not there": empty_torchvision_root,
+    "a data set that torchvision lacks": lambda: ["--data", "torch/food102"],
+    "a pickle for a batch of CIFAR": pickled_batch,
+    "a data set of the hub that was not asked for": lambda: ["--data", "hfds/user/pets"],
+    "a data set that only streams": lambda: ["--data", "tfds/cifar10"],
     "a storage below a file": storage_below_a_file,
     "a password in the tracking URI": lambda: ["--tracking-uri", "http://me:secret@host:5000"],
     "a database that cannot be": lambda: ["--tracking-uri", "sqlite:////dev/null/x.db"],

@@ -78,6 +78,13 @@ def test_paths_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert fashion.data == f"fashion-mnist:{tmp_path / 'idx'}"
     part = parse(["--data", "fashion-mnist-500:./idx"]).config
     assert part.data == f"fashion-mnist-500:{tmp_path / 'idx'}"
+    (tmp_path / "parquet").mkdir()
+    tasks = parse(["--tasks", "torch/cifar10:./c, hfds/./parquet:cache, hfds/user/pets"]).config
+    assert tasks.tasks.split(",") == [
+        f"torch/cifar10:{tmp_path / 'c'}",
+        f"hfds/{tmp_path / 'parquet'}:{tmp_path / 'cache'}",
+        "hfds/user/pets",
+    ]
 
 
 def test_a_configuration_survives_json() -> None:
