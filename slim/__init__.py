@@ -1,5 +1,6 @@
 """Slimming Vision Transformers under a budget of tokens, MHSA dimensions and MLP units."""
 
+from slim.adapt import adapt
 from slim.architecture import Architecture
 from slim.budget import Budget
 from slim.checkpoint import MaskCheckpoint
@@ -55,6 +56,7 @@ __all__ = [
     "TaskError",
     "UnsupportedModelError",
     "VitSpec",
+    "adapt",
     "add_about",
     "attach_masks",
     "count",

@@ -7,8 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 import slim.swin.cost
+import slim.swin.resample
 import slim.swin.stream
 import slim.vit.cost
+import slim.vit.resample
 import slim.vit.stream
 from slim.architecture import Architecture
 from slim.macs import Cost
@@ -35,6 +37,7 @@ class Family:
         embed: Maps (model, images) to the residual stream that enters the first block.
         enter: Maps (model, name of a block, stream) to the stream at that block.
         branch: Maps (block, `attn` or `mlp`, stream) to what the branch adds to the stream.
+        resample: Fits (parameters by name, old architecture, new) to another grid, in place.
     """
 
     masked: Callable[..., MaskedModel]
@@ -45,6 +48,7 @@ class Family:
     embed: Callable[[Any, Tensor], Tensor]
     enter: Callable[[Any, str, Tensor], Tensor]
     branch: Callable[[Any, str, Tensor], Tensor]
+    resample: Callable[[dict[str, Tensor], Architecture, Architecture], None]
 
 
 FAMILIES = {
@@ -57,6 +61,7 @@ FAMILIES = {
         embed=slim.vit.stream.embed,
         enter=slim.vit.stream.enter,
         branch=slim.vit.stream.branch,
+        resample=slim.vit.resample.resample,
     ),
     "swin": Family(
         masked=MaskedSwinTransformer,
@@ -67,6 +72,7 @@ FAMILIES = {
         embed=slim.swin.stream.embed,
         enter=slim.swin.stream.enter,
         branch=slim.swin.stream.branch,
+        resample=slim.swin.resample.resample,
     ),
 }
 

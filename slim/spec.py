@@ -113,6 +113,11 @@ class ModelSpec(ABC):
         """The same model with another classifier."""
         return replace(self, num_classes=num_classes)  # type: ignore[type-var]
 
+    def with_input(self, input_size: tuple[int, int, int]) -> Self:
+        """The same model for images (C, H, W) of a size that its patches divide."""
+        in_chans, height, width = input_size
+        return replace(self, in_chans=in_chans, img_size=(height, width))  # type: ignore[type-var]
+
     def to_json(self) -> dict[str, Any]:
         """The family and the fields as JSON values."""
         return {"family": self.family, **asdict(self)}  # type: ignore[call-overload]

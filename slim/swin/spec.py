@@ -1,6 +1,6 @@
 """The spec of the family of timm's SwinTransformer (Swin, version 1)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -170,6 +170,20 @@ class SwinSpec(ModelSpec, family="swin"):
             if (windows.size, windows.shift) != (block.window_size, tuple(block.shift_size)):
                 raise refuse(f"windows of another size or shift in {name}")
         return spec
+
+    def with_input(self, input_size: tuple[int, int, int]) -> "SwinSpec":
+        """See `ModelSpec.with_input`; windows grow with the grid, as timm has it."""
+        spec = super().with_input(input_size)
+        if spec.img_size == self.img_size:
+            return spec
+        windows = []
+        for stage, size in enumerate(self.window_size):
+            scales = zip(size, spec.grid(0), self.grid(0), strict=True)
+            rows, columns = (max(1, side * now // before) for side, now, before in scales)
+            if not self.always_partition:
+                rows, columns = min(rows, spec.grid(stage)[0]), min(columns, spec.grid(stage)[1])
+            windows.append((rows, columns))
+        return replace(spec, window_size=tuple(windows))
 
     def check(self) -> None:
         """Refuse sizes that no model has."""
