@@ -242,6 +242,8 @@ class TransferConfig(TrainConfig):
             frozen features, `scratch` the same architecture from fresh weights.
         seeds: Repeats of each network, task and method, each with its own seed.
         probe_lr: Peak learning rate of `probe`.
+        img_size: Height and width in pixels of the tasks' images, to which the networks are
+            adapted; default: the model's.
     """
 
     epochs: PositiveInt = 8
@@ -250,6 +252,7 @@ class TransferConfig(TrainConfig):
     methods: str = "finetune"
     seeds: PositiveInt = 1
     probe_lr: PositiveFloat = 1e-2
+    img_size: PositiveInt | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 import slim
+from slim.adapt import resized
+from slim.architecture import Architecture
 from slim.ranking import select
 from slim.spec import read_spec
 from slim.tasks import Preprocessing, Task, load_task
@@ -50,6 +52,7 @@ def check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], nn
     transfer_methods(config)
     model = make_dense(config, task, weights=False)
     _check_method(config)
+    _check_img_size(config, model)
     config = replace(config, space=space_for(config.space, read_spec(model)))
     _check_budgets(config, model)
     if (config.search.token_mask, config.search.score) == ("tanh", "taylor"):
@@ -88,6 +91,17 @@ def _check_method(config: SweepConfig) -> None:
         given = flatten(config.to_dict())[name]
         if config.method == "retrain" and given:
             raise InputError(f"--{name} {given} does not go with --method retrain; leave one out")
+
+
+def _check_img_size(config: SweepConfig, model: nn.Module) -> None:
+    """The networks' patches must cut the tasks' images."""
+    size, spec = config.transfer.img_size, read_spec(model)
+    try:
+        resized(
+            Architecture.dense(spec), (spec.in_chans, *((size, size) if size else spec.img_size))
+        )
+    except slim.UnsupportedModelError as error:
+        raise InputError(f"--transfer.img_size {size}: {error}") from error
 
 
 def _check_budgets(config: SweepConfig, model: nn.Module) -> None:

@@ -16,7 +16,7 @@ from slim.fresh import with_fresh_weights
 from slim.heads import with_new_head
 from slim.recipe import Recipe
 from slim.subnetwork import architecture_of
-from slim.tasks import EMBEDDED, Task, load_task
+from slim.tasks import EMBEDDED, Preprocessing, Task, load_task
 from slim.tasks.animals import animals_are_present
 from slim.tasks.catalog import fashion_mnist_is_present
 from slim.training import Training
@@ -121,8 +121,9 @@ def run_transfer(
     device = worker_device()
     seed = config.seed * 1_000_003 + job.seed
     torch.manual_seed(seed)
-    preprocessing = saved_preprocessing(job.model)
-    vit = network_for(job, task.num_classes)
+    saved = saved_preprocessing(job.model)
+    preprocessing = preprocessing_on(task, saved, config.transfer.img_size)
+    vit = network_for(job, task.num_classes, preprocessing.input_size)
     cost = slim.count(architecture_of(vit))
     recipe = recipe_for(job, config)
     training = Training(vit, task, preprocessing, recipe, seed=seed, device=device)
@@ -143,15 +144,46 @@ def run_transfer(
     )
     curve, seconds = [e.val_top1 for e in epochs], sum(e.seconds for e in epochs)
     results.mkdir(parents=True, exist_ok=True)
-    kept = {"row": asdict(row), "curve": curve, "seconds": seconds}
+    kept = {"row": asdict(row), "curve": curve, "seconds": seconds, "data": task.fingerprint()}
     write_text_atomic(results / f"{job.key}.json", json.dumps(kept))
     state.unlink(missing_ok=True)
     return row, curve, seconds
 
 
-def network_for(job: TransferJob, num_classes: int) -> nn.Module:
-    """The network that a job starts from, with a head for the task's classes."""
-    vit = with_new_head(slim.load(job.model), num_classes)
+def preprocessing_on(task: Task, saved: Preprocessing, img_size: int | None) -> Preprocessing:
+    """What a network expects of a task's images, once it is adapted to them.
+
+    Grey images are given to a network of three channels as such of equal ones, which loses
+    nothing. Images of three channels widen a network of one; its normalisation is then the task's.
+
+    Args:
+        task: Whose images they are.
+        saved: What the network was saved with.
+        img_size: Height and width to adapt it to; None for what it was saved with.
+    """
+    channels, height, width = saved.input_size
+    mean, std = saved.mean, saved.std
+    if task.channels > channels:
+        channels, (mean, std) = task.channels, task.statistics()
+    size = (height, width) if img_size is None else (img_size, img_size)
+    return replace(saved, input_size=(channels, *size), mean=mean, std=std)
+
+
+def network_for(
+    job: TransferJob, num_classes: int, input_size: tuple[int, int, int] | None = None
+) -> nn.Module:
+    """The network that a job starts from, with a head for the task's classes.
+
+    Args:
+        job: Which it is, and how it is trained.
+        num_classes: Of the task.
+        input_size: Of the images (C, H, W); None for those that it was saved for.
+    """
+    vit = slim.load(job.model)
+    if input_size in (None, vit.input_size):
+        vit = with_new_head(vit, num_classes)
+    else:
+        vit = slim.adapt(vit, input_size, num_classes).train()
     if job.method == "scratch":
         return with_fresh_weights(vit)
     if job.method == "probe":

@@ -87,6 +87,7 @@ def assert_refused(
         (["--tracking-uri", "http://me:secret@host:5000"], "MLFLOW_TRACKING_PASSWORD"),
         (["--space.uniform", "[0.05]"], "--space"),
         (["--space.tokens_min", "0.01"], "--space"),
+        (["--transfer.img_size", "30"], "--transfer.img_size 30: images of 30 x 30"),
         (["--transfer.batch_size", "100000"], "--transfer.batch_size"),
         (["--search.opt", "adamwx"], "--search.opt adamwx"),
         (["--finetune.sched", "coosine"], "--finetune.sched"),

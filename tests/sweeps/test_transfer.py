@@ -1,20 +1,26 @@
 """Each network goes to each task once, by each method and seed."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import slim
-from slim.tasks import load_task
+from slim.subnetwork import architecture_of
+from slim.tasks import FolderTask, load_task
 from sweeps.config import SweepConfig, TransferConfig
+from sweeps.dense import saved_preprocessing
 from sweeps.errors import InputError
 from sweeps.transfer import (
     TransferJob,
+    finished_transfer,
     network_for,
     plan_transfer,
+    preprocessing_on,
     recipe_for,
     run_transfer,
     transfer_methods,
@@ -98,3 +104,76 @@ def test_each_method_gives_a_row_of_its_own(
     assert (row.method, row.task, row.trial, len(curve)) == (method, "digits", "3", 1)
     assert row.test_top1 > 8
     assert slim.load(saved).num_classes == 3
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of two classes that no grey network can tell apart."""
+    root = tmp_path_factory.mktemp("colours")
+    for name, colour in (("red", (97, 0, 0)), ("blue", (0, 0, 255))):
+        (root / name).mkdir()
+        image = Image.new("RGB", (8, 8), colour)
+        assert image.convert("L").getpixel((0, 0)) == 29
+        for number in range(120):
+            image.save(root / name / f"{number}.png")
+    return root
+
+
+def test_a_task_in_colour_widens_a_grey_network(
+    saved: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.transfer.worker_device", lambda: "cpu")
+    task = FolderTask(str(colours), colours, workers=0)
+    given = saved_preprocessing(saved)
+    expected = preprocessing_on(task, given, None)
+    assert expected == replace(
+        given, input_size=(3, 8, 8), mean=task.statistics()[0], std=task.statistics()[1]
+    )
+    config = replace(ALL, transfer=replace(ALL.transfer, epochs=8, warmup_epochs=0))
+    row, _, _ = run_transfer(
+        replace(job(saved, "finetune"), task=task.name), task, config, tmp_path
+    )
+    assert row.test_top1 == 100
+    grey = slim.count(slim.load(saved).architecture)
+    two_channels, a_class = 2 * 16 * (4 * 4), 16 + 1  # of 16 units each
+    assert round(row.params_m * 1e6) == grey.params + two_channels - a_class
+
+
+def test_grey_images_go_as_they_are_to_a_network_in_colour(saved: Path, tmp_path: Path) -> None:
+    wide = slim.adapt(slim.load(saved), (3, 8, 8))
+    given = replace(
+        saved_preprocessing(saved), input_size=(3, 8, 8), mean=(0.3,) * 3, std=(1,) * 3
+    )
+    folder = slim.save(wide, tmp_path / "wide", {"preprocessing": given.to_json()})
+    assert preprocessing_on(load_task("digits"), saved_preprocessing(folder), None) == given
+
+
+@pytest.mark.parametrize("method", ["finetune", "probe", "scratch"])
+def test_networks_are_adapted_to_larger_images(
+    saved: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.transfer.worker_device", lambda: "cpu")
+    task = load_task("digits")
+    larger = replace(ALL, transfer=replace(ALL.transfer, img_size=16))
+    rows = [
+        run_transfer(job(saved, method), task, c, tmp_path / str(i))[0]
+        for i, c in enumerate((ALL, larger))
+    ]
+    small = slim.load(saved).architecture
+    vit = network_for(job(saved, method), 10, (1, 16, 16))
+    assert [len(kept) for kept in architecture_of(vit).tokens] == [
+        4 * len(kept) for kept in small.tokens
+    ]
+    assert rows[1].gmacs == slim.count(architecture_of(vit)).macs / 1e9 > 2 * rows[0].gmacs
+    trained = [name for name, p in vit.named_parameters() if p.requires_grad]
+    assert (trained == ["head.weight", "head.bias"]) is (method == "probe")
+
+
+def test_the_data_of_a_transfer_are_kept_with_its_result(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.transfer.worker_device", lambda: "cpu")
+    task, one = load_task("digits"), job(saved, "probe")
+    row = run_transfer(one, task, ALL, tmp_path)[0]
+    assert json.loads((tmp_path / f"{one.key}.json").read_text())["data"] == task.fingerprint()
+    assert finished_transfer(one, tmp_path)[0] == row
