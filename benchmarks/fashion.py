@@ -8,6 +8,7 @@ Debian's dataset-fashion-mnist, or its four files in the folder given by --data.
 
 import argparse
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -63,6 +64,7 @@ def fashion_task(data: Path) -> ArrayTask:
     return task
 
 
+@cache
 def preprocessing_of(task: ArrayTask) -> Preprocessing:
     mean, std = task.statistics()
     return Preprocessing((1, 28, 28), mean, std)

@@ -16,7 +16,9 @@ On the shared weights of each seed (see small_vit.py) every arm judges as many n
 Within a block, parts are kept in the order of the ranking in every arm, so networks are nested
 block by block. Shown: the hypervolume of the judged front over the number judged; of the same
 networks on images that decided nothing; and their accuracy after one distilled epoch at levels
-of the dense MACs, each level's network being the best on val that fits.
+of the dense MACs, each level's network being the best on val that fits. With
+`--shared between-blocks-4` all judge on weights that were trained for moved budgets too, by
+`sharing.py --arms "between blocks"`, which must have run.
 """
 
 import argparse
@@ -84,6 +86,7 @@ def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--judged", type=int, default=400, help="networks of each arm")
+    parser.add_argument("--shared", default="", help="an arm of sharing.py, with its --epochs")
     parser.add_argument("--no-tuning", action="store_true", help="leave the last table out")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -118,7 +121,8 @@ class Studies:
 
     def __init__(self, task: ArrayTask, options: argparse.Namespace, seed: int) -> None:
         self.task, self.options, self.seed = task, options, seed
-        self.shared = small_shared(task, options.folder, seed)
+        self.suffix = f"-{options.shared}" if options.shared else ""
+        self.shared = self._weights()
         self.dense = dense_gmacs(self.shared)
         self.ranks = ranks_of(self.shared.ranking)
         self.scored: dict[tuple[str, str], float] = {}
@@ -178,6 +182,12 @@ class Studies:
         budget = slim.Budget(*(point[name] for name in DIMENSIONS))
         return select(self.shared.spec, shifted(self.ranks, point), budget)
 
+    def _weights(self) -> slim.MaskCheckpoint:
+        folder = self.options.folder
+        if self.options.shared:
+            return slim.MaskCheckpoint.load(folder / f"sharing{self.suffix}-{self.seed}")
+        return small_shared(self.task, folder, self.seed)
+
     def _batch(self, arm: str, rows: list[Judged]) -> list[Judged]:
         """The next networks, each new to the arm; as the sweep's study of judged budgets asks."""
         wanted = min(BATCH, self.options.judged - len(rows))
@@ -208,7 +218,7 @@ class Studies:
             pass
 
     def _scores(self) -> Path:
-        return Path(self.options.folder / f"scores-{self.seed}.csv")
+        return Path(self.options.folder / f"scores{self.suffix}-{self.seed}.csv")
 
     def _read_scored(self) -> None:
         if self._scores().is_file():
@@ -219,13 +229,14 @@ class Studies:
     def _path(self, arm: str) -> Path:
         """The second half of evolution depends on how many are judged in all."""
         many = f"-{self.options.judged}" if arm.startswith("evolution") else ""
-        return Path(self.options.folder / f"judged-{arm.replace(' ', '-')}{many}-{self.seed}.csv")
+        name = f"judged-{arm.replace(' ', '-')}{many}{self.suffix}-{self.seed}.csv"
+        return Path(self.options.folder / name)
 
     def _read(self, arm: str) -> list[Judged]:
         if not self._path(arm).is_file():
             return []
         rows = []
-        for row in pd.read_csv(self._path(arm), float_precision="round_trip").to_dict("records"):
+        for row in pd.read_csv(self._path(arm)).to_dict("records"):
             known = {str(k): row.pop(k) for k in ("kept", "gmacs", "val_top1", "ask_seconds")}
             rows.append(Judged({str(k): v for k, v in row.items() if v == v}, **known))
         return rows

@@ -5,10 +5,12 @@
 Every arm trains the searched weights of its seed (see small_vit.py) with the largest, the smallest
 and random networks in each step, at equal compute: that of `--epochs` of the arm `uniform`, in
 MACs x images, a forward pass counted once, a training step three times, and the teacher. Then
-twelve fixed budgets are evaluated untrained, on 5,000 images held out. Kept as measured.
+twelve fixed budgets are evaluated untrained, on 3,000 images held out. Kept as measured.
 
 - `uniform` draws each dimension's budget uniformly, `MACs` such that the cost is uniform, `small`
   nearer the smallest (squares of uniform draws).
+- `between blocks` is `uniform`, with each random network's budget moved between blocks as well
+  (see per_block.py, whose `--shared` can then judge on these weights).
 - `two networks` draws two random networks a step, and takes fewer steps.
 - `lr ...` have another learning rate (else 1e-3); `half`, `double` other compute.
 """
@@ -23,6 +25,7 @@ import pandas as pd
 import torch
 from fashion import show
 from machine import machine
+from per_block import BLOCKS, ranks_of, shifted
 from small_vit import (
     SHARE_RECIPE,
     SMALLEST,
@@ -40,6 +43,7 @@ from torch import Tensor, nn
 
 import slim
 from slim.distillation import mixed_loss, soft_outputs
+from slim.ranking import select
 from slim.sharing import SharedModel
 from slim.tasks import ArrayTask
 from slim.training import Objective
@@ -48,9 +52,10 @@ LOWEST = np.array([SMALLEST.tokens, SMALLEST.mhsa, SMALLEST.mlp])
 POOL, BINS = 2000, 20  # budgets of known cost, and levels of cost
 JUDGED = 12
 WEIGHT, TEMPERATURE = 0.9, 2.0
+OFFSET = 0.1  # standard deviation of a block's offset, in shares of a dimension's ranks
 
-# Draws a budget from numpy's random state, which a training seeds at each step.
-Draw = Callable[[], slim.Budget]
+# Draws a network by numpy's random state, which a training seeds at each step.
+Draw = Callable[[], slim.Architecture]
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ ARMS = {
     "uniform": Arm(),
     "MACs": Arm("MACs"),
     "small": Arm("small"),
+    "between blocks": Arm("between blocks"),
     "two networks": Arm(networks=2),
     "lr 5e-4": Arm(lr=5e-4),
     "lr 2e-3": Arm(lr=2e-3),
@@ -119,6 +125,8 @@ def trained(
     task: ArrayTask, options: argparse.Namespace, seed: int, arm: Arm, images: int, saved: Path
 ) -> slim.MaskCheckpoint:
     """One long epoch, in which every training image comes equally often, give or take one."""
+    if (saved / "checkpoint.json").is_file():
+        return slim.MaskCheckpoint.load(saved)
     search = small_search(task, options.folder, seed)
     teacher = small_dense(task, options.folder, seed)
     objective = drawn_sandwich(teacher, DRAWS[arm.draw](search), arm.networks)
@@ -137,9 +145,9 @@ def drawn_sandwich(teacher: nn.Module, draw: Draw, networks: int) -> Objective:
 
     def objective(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         assert isinstance(model, SharedModel)
-        budgets = [slim.Budget(), SMALLEST, *(draw() for _ in range(networks))]
+        ends = [model.select(budget) for budget in (slim.Budget(), SMALLEST)]
         soft = soft_outputs(teacher.eval(), images, TEMPERATURE)
-        logits = model(images, [model.select(budget) for budget in budgets])
+        logits = model(images, [*ends, *(draw() for _ in range(networks))])
         losses = [mixed_loss(each, targets, soft, WEIGHT, TEMPERATURE) for each in logits]
         return torch.stack(losses).mean()
 
@@ -147,31 +155,46 @@ def drawn_sandwich(teacher: nn.Module, draw: Draw, networks: int) -> Objective:
 
 
 def uniform(search: slim.MaskCheckpoint) -> Draw:
-    del search
-    return lambda: between(np.random.rand(3))
+    return lambda: search.select(between(np.random.rand(3)))
 
 
 def small(search: slim.MaskCheckpoint) -> Draw:
-    del search
-    return lambda: between(np.random.rand(3) ** 2)
+    return lambda: search.select(between(np.random.rand(3) ** 2))
+
+
+def between_blocks(search: slim.MaskCheckpoint) -> Draw:
+    """Uniform budgets, with normal offsets of every block's ranks."""
+    ranks = ranks_of(search.ranking)
+
+    def draw() -> slim.Architecture:
+        budget = between(np.random.rand(3))
+        offsets = OFFSET * np.random.randn(len(BLOCKS))
+        return select(search.spec, shifted(ranks, dict(zip(BLOCKS, offsets, strict=True))), budget)
+
+    return draw
 
 
 def uniform_in_macs(search: slim.MaskCheckpoint) -> Draw:
     """A level of cost, then one of the budgets in it."""
     random = np.random.default_rng(0)
-    pool = [between(random.random(3)) for _ in range(POOL)]
-    costs = np.array([slim.count(search.select(budget)).macs for budget in pool])
+    pool = [search.select(between(random.random(3))) for _ in range(POOL)]
+    costs = np.array([slim.count(architecture).macs for architecture in pool])
     bins = (BINS * (costs - costs.min()) / (np.ptp(costs) + 1)).astype(int)
     levels = [np.flatnonzero(bins == level) for level in np.unique(bins)]
 
-    def draw() -> slim.Budget:
+    def draw() -> slim.Architecture:
         level = levels[np.random.randint(len(levels))]
         return pool[level[np.random.randint(len(level))]]
 
     return draw
 
 
-DRAWS = {"uniform": uniform, "MACs": uniform_in_macs, "small": small}
+DRAWS = {
+    "uniform": uniform,
+    "MACs": uniform_in_macs,
+    "small": small,
+    "between blocks": between_blocks,
+}
 
 
 def between(shares: np.ndarray) -> slim.Budget:
@@ -189,7 +212,7 @@ def step_macs(search: slim.MaskCheckpoint, arm: Arm) -> float:
     """Mean MACs of a step's image: three passes through each network, one of the teacher."""
     np.random.seed(0)
     draw = DRAWS[arm.draw](search)
-    drawn = np.mean([slim.count(search.select(draw())).macs for _ in range(500)])
+    drawn = np.mean([slim.count(draw()).macs for _ in range(500)])
     dense, smallest = (slim.count(search.select(b)).macs for b in (slim.Budget(), SMALLEST))
     return float(3 * (dense + smallest + arm.networks * drawn) + dense)
 

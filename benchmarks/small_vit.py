@@ -4,7 +4,7 @@
 
 trains the models of each seed and keeps them, so that the benchmarks after it find them. The model
 is what `--model vit` builds: 16 tokens, 64 wide, 6 deep, no CLS token. It learns from 10,000
-images of Fashion-MNIST; 5,000 further ones, which no decision sees, stand in for a test split.
+images of Fashion-MNIST; 3,000 further ones, which no decision sees, stand in for a test split.
 Needs Debian's dataset-fashion-mnist, or its four files in the folder given by --data.
 """
 
@@ -32,7 +32,7 @@ from slim.tasks import ArrayTask
 from slim.tasks.catalog import FASHION_CLASSES, read_fashion_mnist
 from slim.training import Objective, Training
 
-TRAIN, VAL, HELD_OUT = 10_000, 2_500, 5_000
+TRAIN, VAL, HELD_OUT = 10_000, 2_500, 3_000
 SMALLEST = slim.Budget(0.3, 0.15, 0.1)
 DENSE_RECIPE = replace(RECIPE, epochs=8)
 SEARCH_EPOCHS = 2
@@ -50,7 +50,7 @@ def options_of(description: str | None) -> argparse.ArgumentParser:
 
 
 def small_task(data: Path) -> ArrayTask:
-    """10,000 images to train, 2,500 to validate, 5,000 held out in the place of the test split."""
+    """10,000 images to train, 2,500 to validate, 3,000 held out in the place of the test split."""
     images, labels = read_fashion_mnist(data)
     task = ArrayTask.stratified("fashion-mnist", images, labels, FASHION_CLASSES)
     shuffled = np.random.default_rng(0).permutation(task.splits["train"])
