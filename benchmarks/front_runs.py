@@ -5,6 +5,7 @@ cores. Compute is that of what a run did: epochs of each trial, budgets that wer
 weight sharing the budgets that its steps drew, which are drawn again here from the same seeds.
 """
 
+import fcntl
 import json
 import os
 import subprocess
@@ -74,6 +75,7 @@ def finish_runs(setting: Setting, runs: list[Run]) -> None:
 def finish(setting: Setting, run: Run) -> None:
     """Begin one run, or go on with it, unless it is finished."""
     folder = setting.folder / run.name
+    wait_until_alone(folder)
     if is_finished(folder):
         return
     where = ("--storage", str(setting.folder), "--cluster", "local")
@@ -90,6 +92,14 @@ def finish(setting: Setting, run: Run) -> None:
     if done.returncode:
         raise SystemExit(f"{run.name} ended with code {done.returncode}: {done.stdout[-2000:]}")
     console.print(f"{run.name} is finished")
+
+
+def wait_until_alone(folder: Path) -> None:
+    """Wait for a run that a killed benchmark left running: it comes to its end by itself."""
+    lock = folder / "state" / "lock"
+    if lock.is_file():
+        with lock.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def first_command(setting: Setting, run: Run) -> list[str]:

@@ -5,6 +5,7 @@ one does not beat by more than the standard error of their difference over the s
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import pairwise
 from math import isnan
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -205,11 +207,19 @@ def read_points(folder: Path) -> tuple[Point, ...]:
 @contextmanager
 def _pool(jobs: int) -> Any:
     """Processes of one thread each; what waits is dropped when one fails."""
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,))
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """One thread, and an end with the benchmark: a killed one leaves no work behind."""
+    torch.set_num_threads(1)
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def run_jobs(setting: Setting, jobs: Sequence[tuple[Any, ...]]) -> None:
