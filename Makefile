@@ -6,7 +6,7 @@ ARGS ?=
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: sweep test test-faults test-clusters test-ui constraints clean
+.PHONY: sweep test test-faults test-clusters test-services test-ui constraints clean
 
 sweep: $(VENV)/.installed
 	$(BIN)/python run_sweep.py --cluster auto $(ARGS)
@@ -25,6 +25,10 @@ test-faults: $(VENV)/.installed-test
 # Whole runs on nodes of their own, as Slurm starts them, and in a bucket.
 test-clusters: $(VENV)/.installed-test
 	$(BIN)/pytest -m clusters tests/deploy tests/sweeps $(ARGS)
+
+# `mlflow server` on a PostgreSQL of its own: 64 writers at once, and a run that logs in; prints what it took.
+test-services: $(VENV)/.installed-services
+	$(BIN)/pytest -rP tests/services $(ARGS)
 
 # MLflow's own page over a real run, in Debian's Chromium; pictures are left in build/ui.
 test-ui: $(VENV)/.installed-ui
@@ -47,10 +51,16 @@ $(VENV)/.installed-ui: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,ui]'
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
+$(VENV)/.installed-services: pyproject.toml constraints.txt | $(VENV)/bin/python
+	ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || \
+		{ $(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends postgresql; }
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,services]'
+	touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
 # Resolve the newest versions that pyproject.toml admits, in an environment of their own.
 constraints:
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
-	build/constraints/bin/pip install --quiet '.[test,pictures,ui,benchmarks]'
+	build/constraints/bin/pip install --quiet '.[test,pictures,services,ui,benchmarks]'
 	build/constraints/bin/pip freeze --exclude vit-slim-sweeps > constraints.txt
 
 clean:
