@@ -15,6 +15,8 @@ from tests.services.postgres import free_port
 
 WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight more processes
 
+PATIENT = "--timeout-worker-healthcheck 300"  # on a busy machine it would kill its own workers
+
 
 @contextmanager
 def mlflow_server(
@@ -25,7 +27,7 @@ def mlflow_server(
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")),
-        *("--workers", "2", *options),
+        *("--workers", "2", "--uvicorn-opts", PATIENT, *options),
     ]
     address, log = f"http://127.0.0.1:{port}", folder / "server.log"
     with log.open("w") as told:
