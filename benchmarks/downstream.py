@@ -1,19 +1,23 @@
-"""Print the README's table of a finished run's networks on other tasks.
+"""Print the README's table of a finished run's networks on other tasks, as Markdown.
 
     python run_sweep.py --name three --tasks digits,fashion-mnist,animal-mnist --transfer.seeds 3
     python benchmarks/downstream.py runs/three
 
-Means over the seeds, with the sample standard deviation where there are several.
+Means over the seeds, with the sample standard deviation where there are several; below, whether
+the order of the networks on the source task holds on each of the others (Kendall's tau).
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import pandas as pd
 
 from analysis import wording
 from analysis.markdown import markdown_table
-from analysis.transfer import transfer_data
+from analysis.transfer import DENSE, TransferData, transfer_data
+
+DENSE_TRIAL = "0"
 
 
 def main() -> None:
@@ -21,29 +25,57 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--method", default="finetune")
     arguments = parser.parse_args()
-    trials = pd.read_csv(arguments.run / "trials.csv")
+    trials = pd.read_csv(arguments.run / "trials.csv", dtype={"trial": str})
     transfer = pd.read_csv(arguments.run / "transfer.csv", dtype={"trial": str})
     chosen = transfer[transfer["method"] == arguments.method]
-    print(markdown_table(downstream_table(chosen, trials)))
+    if chosen.empty:
+        parser.error(f"{arguments.run} has no transfers by {arguments.method}")
+    print(markdown_table(downstream_table(transfer_data(chosen, trials), trials)))
 
 
-def downstream_table(transfer: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
-    """One row per network, dearest first; one column per task."""
-    data = transfer_data(transfer, trials)
-    networks = data.networks
-    dense = float(networks.loc[networks["trial"] == "dense", "gmacs"].max())
+def downstream_table(data: TransferData, trials: pd.DataFrame) -> pd.DataFrame:
+    """One row per network, dearest first, and one of rank correlations; one column per task.
+
+    Costs are those on the source task: a head for another number of classes costs a little
+    more or less.
+
+    Args:
+        data: Transfers by one method.
+        trials: The columns of `trials.csv`, with `trial` as text.
+    """
+    costs = trials.set_index("trial")["gmacs"].to_dict()
+    source = trials.set_index("trial")[f"{data.split}_top1"].to_dict()
+    tasks = sorted(data.networks["task"].unique())
     rows = []
-    for (gmacs, trial), group in networks.groupby(["gmacs", "trial"], sort=True):
+    for trial, group in data.networks.groupby("trial"):
+        number = DENSE_TRIAL if trial == DENSE else str(trial)
         row = {
-            "network": "dense" if trial == "dense" else f"trial {trial}",
-            "GMACs": wording.number(gmacs),
-            "of dense": wording.share(gmacs / dense),
+            "network": DENSE if trial == DENSE else f"trial {trial}",
+            "gmacs": costs[number],
+            "source": wording.top1(source[number]),
         }
-        for one in group.to_dict("records"):
-            spread = f" ± {one['spread']:.2f}" if one["seeds"] > 1 else ""
-            row[f"{one['task']}, {data.split} %"] = wording.top1(one["top1"]) + spread
-        rows.append(row)
-    return pd.DataFrame(rows[::-1])
+        told = {str(one["task"]): _accuracy(one) for one in group.to_dict("records")}
+        rows.append(row | {task: told.get(task, wording.MISSING) for task in tasks})
+    table = pd.DataFrame(rows).sort_values(["gmacs", "network"], ascending=[False, True])
+    shares = table["gmacs"] / costs[DENSE_TRIAL]
+    table.insert(2, "of dense", [wording.share(share) for share in shares])
+    table["gmacs"] = [wording.number(cost) for cost in table["gmacs"]]
+    table.loc[len(table)] = _correlations(data, list(table.columns))
+    names = {task: f"{task}, {data.split} %" for task in tasks}
+    return table.rename(columns={"gmacs": "GMACs", "source": f"source, {data.split} %"} | names)
+
+
+def _accuracy(one: dict[str, object]) -> str:
+    spread = float(str(one["spread"]))
+    told = wording.top1(float(str(one["top1"])))
+    return f"{told} ± {spread:.2f}" if math.isfinite(spread) else told
+
+
+def _correlations(data: TransferData, columns: list[str]) -> list[str]:
+    """The last row: tau under each task, over the slimmed networks."""
+    taus = dict(zip(data.correlation["task"], data.correlation["tau"], strict=True))
+    told = {task: f"{tau:+.2f}" for task, tau in taus.items() if math.isfinite(tau)}
+    return ["Kendall's τ" if c == "network" else told.get(c, wording.MISSING) for c in columns]
 
 
 if __name__ == "__main__":
