@@ -11,6 +11,7 @@ from analysis import theme, wording
 from analysis.budgets import kendall
 
 DENSE = "dense"
+TITLE_LENGTH = 30  # characters that fit over a third of the page
 
 
 class TransferData(NamedTuple):
@@ -116,9 +117,8 @@ def draw_transfer(data: TransferData) -> go.Figure:
     methods = sorted(data.networks["method"].unique())
     columns = min(3, len(tasks))
     rows = math.ceil(len(tasks) / columns)
-    figure = make_subplots(
-        rows, columns, subplot_titles=[wording.figure_text(task) for task in tasks]
-    )
+    titles = [wording.figure_text(wording.shortened(task, TITLE_LENGTH)) for task in tasks]
+    figure = make_subplots(rows, columns, subplot_titles=titles)
     for panel, task in enumerate(tasks):
         where = {"row": panel // columns + 1, "col": panel % columns + 1}
         for index, method in enumerate(methods):

@@ -53,6 +53,11 @@ def listed(parts: Iterable[object]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def shortened(name: str, length: int) -> str:
+    """A name of at most so many characters: the end of a long one, which tells paths apart."""
+    return name if len(name) <= length else f"…{name[1 - length :]}"
+
+
 def escaped(name: str) -> str:
     """A name from outside as Markdown that shows it letter by letter and never acts on it."""
     active = set(string.punctuation) - set("-.,")

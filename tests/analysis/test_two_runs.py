@@ -3,10 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from analysis import ReportError
-from analysis.reports import make_comparison
+from analysis.reports import NOTEBOOKS, make_comparison
 from analysis.runs import Run, load_run
 from analysis.two_runs import (
     differing,
@@ -15,7 +16,7 @@ from analysis.two_runs import (
     two_runs_data,
     two_runs_sentence,
 )
-from tests.analysis.conftest import EMPTY, FULL, JUDGED
+from tests.analysis.conftest import EMPTY, FAILED, FULL, JUDGED, ONE, RUNNING
 from tests.analysis.tables import trials_table
 
 
@@ -53,6 +54,17 @@ def test_values_that_do_not_change_results_are_not_told_apart() -> None:
 def test_a_run_without_a_front_is_named(tracking_uri: str, full_run: Run) -> None:
     data = two_runs_data(full_run, load_run(tracking_uri, EMPTY.name))
     assert "There is no complete trial in **empty**" in two_runs_sentence(data)
+
+
+@pytest.mark.parametrize("one", [EMPTY.name, ONE.name, FAILED.name, RUNNING.name, JUDGED.name])
+@pytest.mark.parametrize("other", [EMPTY.name, ONE.name, FAILED.name, FULL.name])
+def test_the_notebook_runs_for_every_pair_of_shapes(
+    tracking_uri: str, one: str, other: str
+) -> None:
+    cells = nbformat.read(NOTEBOOKS / "two_runs.ipynb", as_version=4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"][1:]
+    given = {"tracking_uri": tracking_uri, "first_name": one, "second_name": other}
+    exec("\n".join(code), given)
 
 
 def test_the_page_shows_both_and_an_unknown_run_is_one_line(

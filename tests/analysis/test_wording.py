@@ -33,6 +33,15 @@ def test_no_character_of_a_name_acts_as_markdown(name: str) -> None:
     assert not set("<>*[]()$`\n:/_") & set(escaped)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("digits", "digits"), ("a" * 10, "a" * 10), ("/data/many/pets", "…many/pets")],
+)
+def test_a_long_name_keeps_its_end(name: str, shown: str) -> None:
+    assert wording.shortened(name, 10) == shown
+    assert len(shown) <= 10
+
+
 def test_lists_read_like_sentences() -> None:
     assert [wording.listed(x) for x in ([], ["a"], ["a", "b", "c"])] == ["", "a", "a, b and c"]
     assert wording.counted(1, "trial") == "1 trial"
