@@ -45,6 +45,10 @@ def cut_modules(tokens: float, mhsa: float, mlp: float) -> str:
     return " + ".join(name for name, share in shares if share < 1) or "dense"
 
 
+# Rank correlations from here on are told as following.
+CLOSE = 0.5
+
+
 def kendall(first: pd.Series, second: pd.Series) -> float:
     """Kendall's tau-b; NaN for fewer than three pairs or where one side is constant."""
     if len(first) < 3 or first.nunique() < 2 or second.nunique() < 2:
@@ -62,10 +66,13 @@ def budgets_sentence(data: BudgetsData) -> str:
         return f"With {count}, or budgets that do not vary, no budget can be ranked."
     ranked = sorted(known, key=lambda name: -known[name])
     each = wording.listed(f"{BUDGETS[name]} {known[name]:+.2f}" for name in ranked)
+    most = f"accuracy follows {BUDGETS[ranked[0]]} most closely"
+    weak = "accuracy follows none of them closely, so other trials may rank them otherwise"
     return (
         f"Over {wording.counted(len(data.trials), 'complete trial')}, Kendall's rank correlation "
-        f"of validation top-1 with the share kept is {each}. Values near 1 mean that cutting this "
-        f"part costs accuracy most reliably: here that is {BUDGETS[ranked[0]]}."
+        f"of validation top-1 with the share kept is {each}. A value near 1 means that cutting "
+        "this part reliably costs accuracy: here "
+        f"{most if known[ranked[0]] >= CLOSE else weak}."
     )
 
 

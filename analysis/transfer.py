@@ -146,7 +146,7 @@ def _method_traces(
     points = go.Scatter(
         x=slimmed["gmacs"],
         y=slimmed["top1"],
-        error_y={"type": "data", "array": slimmed["spread"].fillna(0), "thickness": 1},
+        error_y=_error_bars(slimmed),
         customdata=slimmed[["trial", "seeds"]],
         name=name,
         legendgroup=name,
@@ -172,6 +172,18 @@ def _method_traces(
         hovertemplate=f"dense<br>{wording.number(gmacs)} GMACs<br>%{{y:.2f}} %<extra></extra>",
     )
     return [points, line]
+
+
+def _error_bars(networks: pd.DataFrame) -> dict[str, object]:
+    """The spread around the mean, cut where there is no accuracy: below 0 and above 100 %."""
+    spread, top1 = networks["spread"].fillna(0), networks["top1"]
+    return {
+        "type": "data",
+        "array": spread.clip(upper=100 - top1),
+        "arrayminus": spread.clip(upper=top1),
+        "symmetric": False,
+        "thickness": 1,
+    }
 
 
 def _correlation(networks: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:

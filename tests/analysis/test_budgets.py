@@ -45,7 +45,15 @@ def test_accuracy_is_ranked_against_each_budget() -> None:
     assert math.isnan(data.tau["tokens"])
     sentence = budgets_sentence(data)
     assert "MHSA +1.00 and MLP +0.67" in sentence
-    assert "here that is MHSA" in sentence
+    assert "here accuracy follows MHSA most closely" in sentence
+
+
+def test_a_budget_that_hardly_orders_the_networks_is_not_named() -> None:
+    trials = trials_table(gmacs=[4, 3, 2, 1], val_top1=[80, 90, 70, 85])
+    trials["mhsa"] = [1.0, 0.9, 0.8, 0.7]  # tau 0
+    trials["tokens"] = trials["mlp"] = 1.0
+    sentence = budgets_sentence(budgets_data(trials))
+    assert "here accuracy follows none of them closely" in sentence
 
 
 def test_only_complete_trials_count_dearest_first_in_the_table() -> None:

@@ -73,3 +73,14 @@ def test_the_picture_has_a_panel_per_task_and_a_line_for_dense(full_run: Run) ->
     assert [note.text for note in figure.layout.annotations] == ["digits", "fashion &amp; co"]
     dense = [trace for trace in figure.data if trace.name == "dense, full"]
     assert [list(line.y) for line in dense] == [[95, 95], [85, 85]]
+
+
+def test_error_bars_end_where_accuracy_does() -> None:
+    rows = [("a", "dense", 0, 50.0), ("a", "1", 0, 0.0), ("a", "1", 1, 30.0), ("a", "2", 0, 60.0)]
+    rows += [("a", "2", 1, 100.0)]
+    transfer = pd.DataFrame(rows, columns=["task", "trial", "seed", "test_top1"])
+    transfer = transfer.assign(method="finetune", gmacs=1.0, params_m=1.0, val_top1=1.0)
+    data = transfer_data(transfer, trials_table(gmacs=[3, 2, 1], val_top1=[90, 80, 70]))
+    bars = draw_transfer(data).data[0].error_y
+    assert list(bars.arrayminus) == pytest.approx([15.0, 20 * math.sqrt(2)])
+    assert list(bars.array) == pytest.approx([15 * math.sqrt(2), 20.0])
