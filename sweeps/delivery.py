@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, ErrorCode
 
 from sweeps.errors import StoppedRun
 from sweeps.outbox import Message, Outbox
 
 SHORTEST_WAIT, LONGEST_WAIT = 0.2, 5.0  # seconds between attempts
 PATIENCE = 300.0
+DATABASE_FAILED = ErrorCode.Name(BAD_REQUEST)
 logger = logging.getLogger(__name__)
 
 
@@ -112,8 +114,11 @@ class Delivery:
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether the same message may be taken later: anything but a plain refusal."""
+    """Whether the same message may be taken later: anything but a plain refusal.
+
+    MLflow says BAD_REQUEST of what its database does not do, such as give one more connection.
+    """
     if not isinstance(error, MlflowException):
         return isinstance(error, OSError)
     status: int = error.get_http_status_code()
-    return status >= 500 or status in (408, 429)
+    return status >= 500 or status in (408, 429) or error.error_code == DATABASE_FAILED

@@ -13,9 +13,17 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+    ErrorCode,
+)
 from mlflow.tracking import MlflowClient
 
+from sweeps.delivery import may_pass
 from sweeps.errors import StoppedRun
 from sweeps.outbox import Message, Outbox
 from sweeps.tracking import FAILED, FINISHED, KILLED, Tracker
@@ -113,6 +121,23 @@ def test_what_was_sent_but_not_marked_as_sent_changes_nothing_when_sent_again(
     again.flush()
     again.close()
     assert_everything_is_told_once(again)
+
+
+@pytest.mark.parametrize(
+    ("code", "passes"),
+    [
+        (TEMPORARILY_UNAVAILABLE, True),
+        (BAD_REQUEST, True),  # as MLflow says of a pool without a free connection
+        (INVALID_PARAMETER_VALUE, False),
+        (RESOURCE_DOES_NOT_EXIST, False),
+    ],
+)
+def test_what_a_database_cannot_do_now_is_asked_again_and_a_refusal_is_not(
+    code: int, passes: bool
+) -> None:
+    assert may_pass(MlflowException("no", error_code=code)) == passes
+    answer = {"error_code": ErrorCode.Name(code), "message": "no"}
+    assert may_pass(RestException(answer)) == passes
 
 
 def test_half_a_message_of_a_killed_run_is_told_anew(uri: str, tmp_path: Path) -> None:
