@@ -40,9 +40,7 @@ def test_a_model_from_the_registry_answers_as_the_network_does(
     files = [item.path for item in client.list_artifacts(run, ARTIFACT)]
     assert not [path for path in files if path.endswith((".pkl", ".pth", ".pt"))]
     register_front(client, "sweep", [row(4, 1.0, 90.0)], {4: run}, dense_gmacs=2.0)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # mlflow.set_registry_uri outlives the test
     served = mlflow.pyfunc.load_model("models:/sweep@macs-50")
     images = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
     expected = slim.load(network)((torch.from_numpy(images) - 0.5) / 0.25).softmax(-1)
