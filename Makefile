@@ -15,8 +15,8 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 tests/slim $(ARGS)
-	$(BIN)/pytest tests/sweeps tests/analysis tests/faults tests/deploy $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 tests/slim tests/analysis $(ARGS)
+	$(BIN)/pytest tests/sweeps tests/faults tests/deploy $(ARGS)
 
 # Kills, outages, lost nodes and full disks, in full number; prints what they cost.
 test-faults: $(VENV)/.installed-test
