@@ -28,7 +28,7 @@ def two_hosts() -> Iterator[None]:
     """Both hosts, as long as the context lasts; their processes are killed with them."""
     if os.geteuid() or not shutil.which("ip") or not all(_succeeds(line) for line in CABLE):
         _remove_hosts()
-        pytest.skip("network namespaces need root, and ip of iproute2")
+        pytest.fail("network namespaces need root, and ip of iproute2")
     try:
         yield
     finally:
