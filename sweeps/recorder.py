@@ -111,6 +111,7 @@ class Recorder(tune.Callback):
             return
         number = int(trial.config["number"])
         figures = {name: result[name] for name in COLUMNS if name in result}
+        self._log_course(number, result)
         if not result["epochs"]:
             self.untrained[number] = float(result["val_top1"])
         self.tracker.metrics(run_of(number), figures, step=int(result["epochs"]))
@@ -136,16 +137,15 @@ class Recorder(tune.Callback):
             self._close(trial, FAILED, "stopped before its last epoch")
             return
         row = self._row(trial, COMPLETE)
-        self._log_course(row, result)
         self.study.complete(row, self.untrained.get(row.trial))
         self._end(row, "")
         self._publish()
         self.watch("complete", row.trial, {})
 
-    def _log_course(self, row: TrialRow, result: dict[str, Any]) -> None:
-        """Log what a killed driver did not hear of, and whether memory was short."""
-        run = run_of(row.trial)
-        for epoch, accuracy in enumerate(result["curve"], start=1):
+    def _log_course(self, number: int, result: dict[str, Any]) -> None:
+        """Log epochs that a killed driver did not hear of, and whether memory was short."""
+        run = run_of(number)
+        for epoch, accuracy in enumerate(result.get("curve", ())[:-1], start=1):
             self.tracker.metrics(run, {"val_top1": accuracy}, step=epoch)
         if "accumulation" in result:
             self.tracker.tags(run, {"accumulation": str(result["accumulation"])})

@@ -119,7 +119,8 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     state = job.states / name / "training.pt"
     for epoch in training.resumable_epochs(state, stop_requested=watch(job.stop)):
         if epoch.epoch < epochs:
-            yield figures | _progress(epoch.epoch, epoch.val_top1, started)
+            course = {"curve": _curve(training)}
+            yield figures | _progress(epoch.epoch, epoch.val_top1, started) | course
     accuracy = training.history[-1].val_top1
     about = {
         "trial": number,
@@ -132,8 +133,7 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         slim.save(training.evaluated, job.models / name, about)
     if training.accumulation > options.accumulation:
         figures["accumulation"] = training.accumulation
-    curve = [epoch.val_top1 for epoch in training.history]
-    yield figures | _progress(epochs, accuracy, started) | {"curve": curve}
+    yield figures | _progress(epochs, accuracy, started) | {"curve": _curve(training)}
 
 
 def repair_where_it_helps(
@@ -170,6 +170,11 @@ def repair_where_it_helps(
 def measured_latency(vit: nn.Module, config: SweepConfig) -> float | None:
     """Milliseconds of one image, where a limit asks for it."""
     return slim.latency(vit).median_ms if config.max_latency_ms is not None else None
+
+
+def _curve(training: Training) -> list[float]:
+    """Top-1 on val after each epoch so far, those before an interruption too."""
+    return [epoch.val_top1 for epoch in training.history]
 
 
 def _progress(epochs: int, accuracy: float, started: float) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """On resume the study is the one truth: MLflow, tables and folders are brought to it."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 from mlflow.tracking import MlflowClient
@@ -57,3 +59,26 @@ def test_what_only_the_study_was_told_is_told_everywhere_once(tmp_path: Path) ->
     table = pd.read_csv(folder.path / "trials.csv")
     assert table["trial"].tolist() == [0, 1, 2]
     assert sorted(path.name for path in folder.models.iterdir()) == ["0", "1", "3"]  # 3 runs
+
+
+def test_epochs_that_a_killed_driver_did_not_hear_of_stand_in_their_place(tmp_path: Path) -> None:
+    uri, folder = f"sqlite:///{tmp_path / 'mlflow.db'}", RunFolder(tmp_path, "run")
+    folder.state.mkdir(parents=True)
+    asked = begun(folder.journal, CONFIG).ask()
+    budget = {"tokens": 0.5, "mhsa": 0.5, "mlp": 0.5}
+    trial: Any = SimpleNamespace(config={"number": asked.number} | budget)
+    untrained = {"epochs": 0, "val_top1": 40.0}
+    after_the_kill = {"epochs": 3, "val_top1": 70.0, "curve": [50.0, 60.0, 70.0]}
+    for result in (untrained, after_the_kill):
+        tracker = Tracker(uri, folder.path)
+        tracker.begin("run")
+        recorder = recorder_of(begun(folder.journal, CONFIG), tracker, folder)
+        recorder.on_trial_start(0, [], trial)
+        recorder.on_trial_result(0, [], trial, result)
+        tracker.flush()
+        tracker.close()
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([tracker.experiment], "tags.kind = 'trial'")
+    points = client.get_metric_history(run.info.run_id, "val_top1")
+    assert [(point.step, point.value) for point in points] == [(0, 40), (1, 50), (2, 60), (3, 70)]
+    assert [point.timestamp for point in points] == sorted(point.timestamp for point in points)
