@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import ray
 from ray._private.authentication.authentication_token_setup import (
+    AUTH_MODE_ENV_VAR,
     maybe_enable_token_auth_if_token_available,
 )
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
@@ -77,11 +78,12 @@ def connect(config: SweepConfig) -> Iterator[Resources]:
         InputError: If an address does not answer within 30 s, a node has other versions, or a
             trial does not fit.
     """
+    level = logging.INFO if config.verbose else logging.ERROR
+    logging.getLogger("ray").setLevel(level)
     address = _address(config.cluster)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints at verbosity 0 too
-    level = logging.INFO if config.verbose else logging.ERROR
     modules = _shipped(address)
     try:
         ray.init(
@@ -144,18 +146,15 @@ def _address(cluster: str) -> str:
         if given and given not in ("auto", "local"):
             _check_answers(given)
             return given
-        if not _runs_here():
-            return "local"
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        return "auto"
+        return "auto" if _runs_here() else "local"
     _check_answers(cluster)
     return cluster
 
 
 def _runs_here() -> bool:
-    """Whether a Ray node of this machine answers."""
+    """Whether a Ray head of this machine answers."""
     found = ray._private.services.find_gcs_addresses()
-    return any(_answers(address) for address in found)
+    return any(_answers(address) and _is_healthy_head(address) for address in found)
 
 
 def _check_answers(address: str) -> None:
@@ -167,7 +166,6 @@ def _check_answers(address: str) -> None:
     plain = address.removeprefix("ray://")
     healthy = _answers(plain)
     if healthy and plain == address:
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         healthy = _is_healthy_head(address)
     if not healthy:
         raise InputError(
@@ -190,15 +188,43 @@ def _answers(address: str) -> bool:
 
 
 def _is_healthy_head(address: str) -> bool:
-    """Whether it is a Ray head that answers there, asked by Ray's own command.
+    """Whether it is a Ray head that answers there; this process then joins as that head asks.
+
+    Ray joins with a token wherever it finds one, such as in ~/.ray, and then waits without end
+    for nodes that know of none; so the head is asked without it first.
 
     Raises:
         InputError: If the head asks for a token that this machine does not have.
     """
+    if AUTH_MODE_ENV_VAR in os.environ:
+        return _health(address, os.environ[AUTH_MODE_ENV_VAR])
+    try:
+        healthy = _health(address, "disabled")
+    except InputError:
+        if not maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+            raise
+        return _health(address, "token")
+    if healthy:
+        os.environ[AUTH_MODE_ENV_VAR] = "disabled"
+    return healthy
+
+
+def _health(address: str, mode: str) -> bool:
+    """What Ray's own command says of a head, asked with a mode of authentication.
+
+    Raises:
+        InputError: If the head asks for another token.
+    """
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    environment = os.environ | {AUTH_MODE_ENV_VAR: mode}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return False
