@@ -20,7 +20,8 @@ test: $(VENV)/.installed-test
 
 # Kills, outages, lost nodes and full disks, in full number; prints what they cost.
 test-faults: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 FUZZ=10000 $(BIN)/pytest -m faults -rP --timeout 7200 tests/faults $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m faults -rP --timeout 7200 tests/faults $(ARGS)
+	OMP_NUM_THREADS=1 FUZZ=10000 $(BIN)/pytest -rP --timeout 7200 tests/faults/test_fuzz.py
 
 # Whole runs on nodes of their own, as Slurm starts them, and in a bucket.
 test-clusters: $(VENV)/.installed-test
