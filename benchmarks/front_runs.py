@@ -35,6 +35,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "no weight sharing (1)": ("--share.epochs", "0"),
     "no judging (2)": ("--judge.budgets", "0"),
     "no judged start (3)": ("--judge.start", "0"),
+    "ranked by Taylor": ("--search.score", "taylor"),
     "repaired": ("--finetune.repair_images", "1024"),
     "no distillation": (
         *("--search.distillation", "0"),
