@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import ray
 from ray._private.authentication.authentication_token_setup import (
     AUTH_MODE_ENV_VAR,
@@ -24,6 +25,7 @@ from sweeps.versions import check_nodes
 
 ANSWER_SECONDS = 30
 MOST_IN_FLIGHT = 64
+FLAG = "--gcs-address="  # of Ray's node process
 
 
 @dataclass(frozen=True)
@@ -146,15 +148,32 @@ def _address(cluster: str) -> str:
         if given and given not in ("auto", "local"):
             _check_answers(given)
             return given
-        return "auto" if _runs_here() else "local"
+        return _running_here() or "local"
     _check_answers(cluster)
     return cluster
 
 
-def _runs_here() -> bool:
-    """Whether a Ray head of this machine answers."""
-    found = ray._private.services.find_gcs_addresses()
-    return any(_answers(address) and _is_healthy_head(address) for address in found)
+def _running_here() -> str | None:
+    """The address of a cluster that `ray start` made this machine a node of, the latest first.
+
+    One that a program started for itself, such as another sweep, would end with that program.
+    """
+    nodes = [node for node in psutil.process_iter(["name"]) if node.info["name"] == "raylet"]
+    for node in sorted(nodes, key=lambda node: node.create_time(), reverse=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            words, owner = node.cmdline(), node.parent()
+            (address,) = [w.removeprefix(FLAG) for w in words if w.startswith(FLAG)]
+            if not _starts_its_own(owner) and _answers(address) and _is_healthy_head(address):
+                return address
+    return None
+
+
+def _starts_its_own(owner: psutil.Process | None) -> bool:
+    """Whether what a Ray node is a child of is a program, not `ray start` or what adopts it."""
+    if owner is None or owner.pid == 1:
+        return False
+    words = owner.cmdline()
+    return bool(words) and "python" in Path(words[0]).name and "start" not in words
 
 
 def _check_answers(address: str) -> None:

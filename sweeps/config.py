@@ -292,8 +292,8 @@ class SweepConfig:
             or Swin, or the folder of a saved network.
         pretrained: Load timm's pretrained weights of a named model from its hub.
         weights: Local file (safetensors or state dict) with a named model's weights.
-        cluster: `auto` joins the Ray cluster that the environment names or that runs here, else
-            starts one; `local` always starts one; anything else is an address.
+        cluster: `auto` joins the Ray cluster that the environment names or that `ray start` runs
+            here, else starts one; `local` always starts one; anything else is an address.
         method: `share` trains shared weights once, judges many budgets on them and fine-tunes
             the best; `retrain`, the paper's way, trains every budget alone and judges none.
         trials: Budgets to train, the dense one counted.
