@@ -26,6 +26,7 @@ from sweeps.versions import check_nodes
 ANSWER_SECONDS = 30
 MOST_IN_FLIGHT = 64
 FLAG = "--gcs-address="  # of Ray's node process
+RAY_COMMANDS = ("ray", "ray.scripts.scripts")
 
 
 @dataclass(frozen=True)
@@ -157,23 +158,33 @@ def _running_here() -> str | None:
     """The address of a cluster that `ray start` made this machine a node of, the latest first.
 
     One that a program started for itself, such as another sweep, would end with that program.
+
+    Raises:
+        InputError: If it asks for another token, or answers without being healthy.
     """
-    nodes = [node for node in psutil.process_iter(["name"]) if node.info["name"] == "raylet"]
-    for node in sorted(nodes, key=lambda node: node.create_time(), reverse=True):
-        with contextlib.suppress(psutil.Error):  # it has just ended
-            words, owner = node.cmdline(), node.parent()
-            (address,) = [w.removeprefix(FLAG) for w in words if w.startswith(FLAG)]
-            if not _starts_its_own(owner) and _answers(address) and _is_healthy_head(address):
-                return address
+    processes = psutil.process_iter(["name", "cmdline", "create_time"], ad_value=None)
+    nodes = [p for p in processes if p.info["name"] == "raylet" and p.info["create_time"]]
+    for node in sorted(nodes, key=lambda node: node.info["create_time"], reverse=True):
+        words = node.info["cmdline"] or [""]
+        address = next((w.removeprefix(FLAG) for w in words if w.startswith(FLAG)), None)
+        if Path(words[0]).name != "raylet" or address is None:  # a child of one, or at its end
+            continue
+        if _started_by_command(node) and _answers(address):
+            _check_answers(address)
+            return address
     return None
 
 
-def _starts_its_own(owner: psutil.Process | None) -> bool:
-    """Whether what a Ray node is a child of is a program, not `ray start` or what adopts it."""
-    if owner is None or owner.pid == 1:
+def _started_by_command(node: psutil.Process) -> bool:
+    """Whether `ray start` or what adopts its nodes is above a node, not a program's own Python."""
+    try:
+        owner = node.parent()
+        words = owner.cmdline() if owner is not None else []
+    except psutil.Error:  # it has just ended, or is nobody else's business
         return False
-    words = owner.cmdline()
-    return bool(words) and "python" in Path(words[0]).name and "start" not in words
+    if not words or "python" not in Path(words[0]).name.lower():
+        return True
+    return "start" in words and any(Path(w).name in RAY_COMMANDS for w in words)
 
 
 def _check_answers(address: str) -> None:
@@ -207,10 +218,10 @@ def _answers(address: str) -> bool:
 
 
 def _is_healthy_head(address: str) -> bool:
-    """Whether it is a Ray head that answers there; this process then joins as that head asks.
+    """Whether it is a Ray head that answers there; this machine's token is taken if it asks.
 
-    Ray joins with a token wherever it finds one, such as in ~/.ray, and then waits without end
-    for nodes that know of none; so the head is asked without it first.
+    It is asked without a token first: with one, from ~/.ray, a driver would wait without end for
+    nodes that know of none.
 
     Raises:
         InputError: If the head asks for a token that this machine does not have.
@@ -218,14 +229,11 @@ def _is_healthy_head(address: str) -> bool:
     if AUTH_MODE_ENV_VAR in os.environ:
         return _health(address, os.environ[AUTH_MODE_ENV_VAR])
     try:
-        healthy = _health(address, "disabled")
+        return _health(address, "disabled")
     except InputError:
         if not maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
             raise
         return _health(address, "token")
-    if healthy:
-        os.environ[AUTH_MODE_ENV_VAR] = "disabled"
-    return healthy
 
 
 def _health(address: str, mode: str) -> bool:
@@ -235,11 +243,10 @@ def _health(address: str, mode: str) -> bool:
         InputError: If the head asks for another token.
     """
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-    environment = os.environ | {AUTH_MODE_ENV_VAR: mode}
     try:
         done = subprocess.run(
-            command,
-            env=environment,
+            [*command, "--skip-version-check"],  # joining compares and names them
+            env=os.environ | {AUTH_MODE_ENV_VAR: mode},
             capture_output=True,
             text=True,
             timeout=ANSWER_SECONDS,
@@ -250,7 +257,7 @@ def _health(address: str, mode: str) -> bool:
     if "AuthenticationError" in done.stderr:
         raise InputError(
             f"the Ray cluster at {address} asks for its token; put it into ~/.ray/auth_token or "
-            "RAY_AUTH_TOKEN"
+            "RAY_AUTH_TOKEN, or give --cluster local"
         )
     return done.returncode == 0
 
