@@ -61,9 +61,9 @@ def judgement_sentence(data: JudgementData) -> str:
         f"and trained accuracy is {data.tau:+.2f} (1: the same order, 0: unrelated). Training "
         f"changed top-1 by {wording.points(float(gain.median()))} points in the median, from "
         f"{wording.points(float(gain.min()))} (trial {least}) to "
-        f"{wording.points(float(gain.max()))} (trial {most}). Budgets were picked for what they "
-        "were judged at, on the same images: judged accuracy is a little too good, and training "
-        "gives more than this."
+        f"{wording.points(float(gain.max()))} (trial {most}). Most budgets were picked for "
+        "what they were judged at, on the same images, so judged accuracy tends to be too good "
+        "and the change too small."
     )
 
 
