@@ -4,7 +4,8 @@
     python benchmarks/downstream.py runs/three
 
 Means over the seeds, with the sample standard deviation where there are several; below, whether
-the order of the networks on the source task holds on each of the others (Kendall's tau).
+the order of the networks on the source task's val, on a front that of their MACs, holds on each of
+the others (Kendall's tau).
 """
 
 import argparse
@@ -16,6 +17,7 @@ import pandas as pd
 from analysis import wording
 from analysis.markdown import markdown_table
 from analysis.transfer import DENSE, TransferData, transfer_data
+from slim.serving import load_about
 
 DENSE_TRIAL = "0"
 
@@ -30,10 +32,11 @@ def main() -> None:
     chosen = transfer[transfer["method"] == arguments.method]
     if chosen.empty:
         parser.error(f"{arguments.run} has no transfers by {arguments.method}")
-    print(markdown_table(downstream_table(transfer_data(chosen, trials), trials)))
+    data, dense = transfer_data(chosen, trials), load_about(arguments.run / "dense")
+    print(markdown_table(downstream_table(data, trials, dense[f"{data.split}_top1"])))
 
 
-def downstream_table(data: TransferData, trials: pd.DataFrame) -> pd.DataFrame:
+def downstream_table(data: TransferData, trials: pd.DataFrame, dense_top1: float) -> pd.DataFrame:
     """One row per network, dearest first, and one of rank correlations; one column per task.
 
     Costs are those on the source task: a head for another number of classes costs a little
@@ -42,9 +45,10 @@ def downstream_table(data: TransferData, trials: pd.DataFrame) -> pd.DataFrame:
     Args:
         data: Transfers by one method.
         trials: The columns of `trials.csv`, with `trial` as text.
+        dense_top1: Of the dense model on the source task, in percent.
     """
     costs = trials.set_index("trial")["gmacs"].to_dict()
-    source = trials.set_index("trial")[f"{data.split}_top1"].to_dict()
+    source = trials.set_index("trial")[f"{data.split}_top1"].to_dict() | {DENSE: dense_top1}
     tasks = sorted(data.networks["task"].unique())
     rows = []
     for trial, group in data.networks.groupby("trial"):
@@ -52,7 +56,7 @@ def downstream_table(data: TransferData, trials: pd.DataFrame) -> pd.DataFrame:
         row = {
             "network": DENSE if trial == DENSE else f"trial {trial}",
             "gmacs": costs[number],
-            "source": wording.top1(source[number]),
+            "source": wording.top1(source[str(trial)]),
         }
         told = {str(one["task"]): _accuracy(one) for one in group.to_dict("records")}
         rows.append(row | {task: told.get(task, wording.MISSING) for task in tasks})

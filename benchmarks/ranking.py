@@ -45,6 +45,7 @@ BUDGETS = (
     (0.3, 0.3, 0.3),
     (0.5, 0.2, 0.2),
 )
+DEFAULT = "search, mask"
 FINETUNE_IMAGES = 6_400
 SCORE_IMAGES = 2048
 
@@ -65,8 +66,17 @@ def main() -> None:
             .std()
         )
         show(f"{figure}, top-1 on val, mean of {len(options.seeds)} seeds", table.reset_index())
+        show(f"{figure}, difference to {DEFAULT!r} over seeds", differences(frame, figure))
     shares = frame.pivot_table("share", "ranking", "budget", sort=False)
     show("share of the dense MACs", shares.reset_index())
+
+
+def differences(frame: pd.DataFrame, figure: str) -> pd.DataFrame:
+    """Mean and standard error over the seeds of each ranking's difference to the default."""
+    means = frame.dropna(subset=figure).pivot_table(figure, "seed", "ranking", sort=False)
+    differing = means.sub(means[DEFAULT], axis=0)
+    table = pd.DataFrame({"mean": differing.mean(), "standard error": differing.sem()})
+    return table.reset_index()
 
 
 def measure(task: ArrayTask, options: argparse.Namespace, seed: int) -> pd.DataFrame:
@@ -240,7 +250,7 @@ def _stream_norms(
 
 # What is cut ("dense" is the dense model itself), and what ranks.
 RANKINGS: dict[str, tuple[str, Score]] = {
-    "search, mask": ("search", by_mask),
+    DEFAULT: ("search", by_mask),
     "search, Taylor": ("search", by_taylor),
     "no search, Taylor": ("dense", by_taylor),
     "plain training, Taylor": ("plain", by_taylor),
