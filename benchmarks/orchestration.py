@@ -7,8 +7,9 @@ The driver's parts (study, recorder, Ray Tune, MLflow on SQLite) are those of a 
 real trainings on MNIST, of as many epochs as take `--seconds`. What counts as busy the workers
 measure themselves, around the epochs of a training. Against it the same trainings by a loop of the
 shell in each slot, with a process for each trial. Judged budgets are compared with the evaluation
-alone of the same networks, by as many processes, on the clock and in processor time. All figures
-are ratios within one run.
+alone of the same networks: on the clock, by as many processes (the driver counts too, where it has
+no core of its own), and in processor time, by the same workers. All figures are ratios within one
+run.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from multiprocessing import get_context
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import ray
 import torch
 from machine import machine
 
@@ -38,7 +41,7 @@ from slim.distillation import distill_from
 from slim.evaluation import top1
 from slim.tasks import load_task
 from slim.training import Epoch, Training
-from sweeps.broadcast import broadcast
+from sweeps.broadcast import broadcast, receive_checkpoint
 from sweeps.cluster import Resources, connect
 from sweeps.config import JudgeConfig, SpaceConfig, SweepConfig, resolved
 from sweeps.dense import make_dense, preprocessing_for, saved_preprocessing
@@ -288,69 +291,88 @@ def judge_all(folder: Path, budgets: int) -> None:
     )
     config = resolved(config)
     with connect(config) as resources:
-        run, tracker, job = begin(folder, config, "judged")
-        checkpoint = checkpoint_of(folder)
-        study = JudgedStudy(
-            run.journal, config, BudgetSpace(config, checkpoint.spec, checkpoint.ranking)
-        )
-        with mock.patch.object(sweeps.judging, "judge", costed_judge):
-            judging = timed_judging(job, study, resources)
-        tracker.flush()
-        tracker.close()
-        cpu = sum(json.loads(path.read_text()) for path in run.state.glob("*.cpu"))
-    rows = study.rows()
-    bare, bare_cpu = bare_seconds(folder, rows)
+        judging, rows = timed_judging(folder, config, resources)
+        spent = costed_judging(folder, config, resources)
+    bare = bare_seconds(folder, rows)
     print(
         f"judging: {len(rows)} budgets, {1e3 * bare / len(rows):.0f} ms of bare evaluation each; "
         f"judged in {WORKERS * judging / bare:.2f} times that (slots x time on the clock); "
-        f"{cpu / bare_cpu:.2f} times in processor time of the workers",
+        f"{spent:.2f} times in processor time of the workers",
         flush=True,
     )
 
 
+def timed_judging(
+    folder: Path, config: SweepConfig, resources: Resources
+) -> tuple[float, list[JudgedRow]]:
+    """Seconds on the clock of judging, without its first batch: workers start in it."""
+    with judged_study(folder, config, "judged") as (job, study):
+        rounds = judge_budgets(job, study, resources)
+        first, began = next(rounds), time.monotonic()
+        total = list(rounds)[-1]
+        return (time.monotonic() - began) * total / (total - first), study.rows()
+
+
+def costed_judging(folder: Path, config: SweepConfig, resources: Resources) -> float:
+    """Processor time of judging the same budgets, as a multiple of that of their evaluation."""
+    with judged_study(folder, config, "costed") as (job, study):
+        with mock.patch.object(sweeps.judging, "judge", costed_judge):
+            list(judge_budgets(job, study, resources))
+        pairs = [json.loads(path.read_text()) for path in job.states.parent.glob("*.cpu")]
+    judging, bare = map(sum, zip(*pairs, strict=True))
+    return judging / bare
+
+
+@contextmanager
+def judged_study(
+    folder: Path, config: SweepConfig, name: str
+) -> Iterator[tuple[TrialJob, JudgedStudy]]:
+    """What a run judges with."""
+    run, tracker, job = begin(folder, config, name)
+    checkpoint = checkpoint_of(folder)
+    space = BudgetSpace(config, checkpoint.spec, checkpoint.ranking)
+    try:
+        yield job, JudgedStudy(run.journal, config, space)
+    finally:
+        tracker.flush()
+        tracker.close()
+
+
 def costed_judge(number: int, budget: slim.Budget, job: TrialJob) -> JudgedRow:
-    """Judge one budget, with the processor time it took written down."""
+    """Judge one budget, and write down the processor time of that and of evaluating it again."""
     began = time.process_time()
     row = judge(number, budget, job)
-    path = job.states.parent / f"{number}.cpu"
-    path.write_text(json.dumps(time.process_time() - began))
+    judging = time.process_time() - began
+    checkpoint = receive_checkpoint(job.shared)
+    vit = slim.extract(checkpoint, checkpoint.select(budget))
+    task, began = ray.get(job.shared.task), time.process_time()
+    top1(vit, task, "val", job.shared.preprocessing)
+    bare = time.process_time() - began
+    if number >= int(job.config.judge.batch):  # a worker's first ones warm up
+        (job.states.parent / f"{number}.cpu").write_text(json.dumps([judging, bare]))
     return row
 
 
-def timed_judging(job: TrialJob, study: JudgedStudy, resources: Resources) -> float:
-    """Seconds on the clock of judging, from the end of its first batch: workers start in it."""
-    rounds = judge_budgets(job, study, resources)
-    first, began = next(rounds), time.monotonic()
-    total = list(rounds)[-1]
-    return (time.monotonic() - began) * total / (total - first)
-
-
-def bare_seconds(folder: Path, rows: list[JudgedRow]) -> tuple[float, float]:
-    """Seconds of evaluating the same networks, by as many processes at once; summed over them.
-
-    Returns:
-        (time on the clock, processor time)
-    """
+def bare_seconds(folder: Path, rows: list[JudgedRow]) -> float:
+    """Seconds of evaluating the same networks, by as many processes at once; summed over them."""
     with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
         parts = [rows[slot::WORKERS] for slot in range(WORKERS)]
-        clock, cpu = zip(*pool.map(evaluate_all, [folder] * WORKERS, parts), strict=True)
-    return sum(clock), sum(cpu)
+        return sum(pool.map(evaluate_all, [folder] * WORKERS, parts))
 
 
-def evaluate_all(folder: Path, rows: list[JudgedRow]) -> tuple[float, float]:
-    """Seconds of the evaluations alone, in this process: on the clock and of the processor."""
+def evaluate_all(folder: Path, rows: list[JudgedRow]) -> float:
+    """Seconds of the evaluations alone, in this process."""
     torch.set_num_threads(1)
     checkpoint, task = checkpoint_of(folder), load_task("mnist")
     preprocessing = saved_preprocessing(folder / "dense")
-    clock = cpu = 0.0
+    seconds = 0.0
     for number, row in enumerate([rows[0], *rows]):
         vit = slim.extract(checkpoint, checkpoint.select(row.budget))
-        began, began_cpu = time.monotonic(), time.process_time()
+        began = time.monotonic()
         top1(vit, task, "val", preprocessing)
         if number:  # the first one warms up
-            clock += time.monotonic() - began
-            cpu += time.process_time() - began_cpu
-    return clock, cpu
+            seconds += time.monotonic() - began
+    return seconds
 
 
 if __name__ == "__main__":

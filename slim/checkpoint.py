@@ -99,7 +99,7 @@ class MaskCheckpoint:
             arrays: What `to_arrays` gave.
             header: What `header` gave.
         """
-        return cls._assemble({name: tensor_view(array) for name, array in arrays.items()}, header)
+        return cls._assemble(tensor_views(arrays), header)
 
     def header(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON values."""
@@ -185,8 +185,8 @@ def _from_names(kind: str, spec: ModelSpec, tensors: dict[str, Tensor]) -> Score
     return Scores(part("tokens") if spec.drops_tokens else (), part("mhsa"), part("mlp"))
 
 
-def tensor_view(array: np.ndarray) -> Tensor:
-    """A tensor over the array's memory; extraction copies, so read-only memory is not written."""
+def tensor_views(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Tensors over the arrays' memory; extraction copies, so read-only memory is not written."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -1,5 +1,8 @@
 """Cutting a physically smaller network out of a mask checkpoint."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from slim.architecture import Architecture
@@ -48,18 +51,18 @@ def _cut_attention(
     checkpoint: MaskCheckpoint, architecture: Architecture, block: int, dense: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     order = head_order(architecture, block)
-    rows = order.rows
-    if not rows:
+    if not order.rows:
         return _constant("attn", dense.get("attn.proj.bias"), dense.get("ls1.gamma"))
     cut = _copied(dense, "norm1.", "ls1.", "attn.proj.bias")
+    rows = _index(order.rows, dense["attn.proj.weight"])
     fold = checkpoint.masks.mhsa[block].flatten()[rows]
-    qkv = dense["attn.qkv.weight"].unflatten(0, (3, -1))[:, rows]  # (3, S, D)
+    qkv = dense["attn.qkv.weight"].unflatten(0, (3, -1)).index_select(1, rows)  # (3, S, D)
     cut["attn.qkv.weight"] = qkv.mul_(fold[:, None]).flatten(0, 1)  # in place: no second copy
     if "attn.qkv.bias" in dense:
-        bias = dense["attn.qkv.bias"].unflatten(0, (3, -1))[:, rows]
+        bias = dense["attn.qkv.bias"].unflatten(0, (3, -1)).index_select(1, rows)
         cut["attn.qkv.bias"] = bias.mul_(fold).flatten()
-    cut["attn.proj.weight"] = dense["attn.proj.weight"][:, rows]
-    used = sorted({row % checkpoint.spec.block(block).head_dim for row in rows})
+    cut["attn.proj.weight"] = dense["attn.proj.weight"].index_select(1, rows)
+    used = sorted({row % checkpoint.spec.block(block).head_dim for row in order.rows})
     for name in dense:
         if name.startswith(("attn.q_norm.", "attn.k_norm.")):
             cut[name] = dense[name][used]
@@ -71,22 +74,27 @@ def _cut_attention(
 def _cut_mlp(
     checkpoint: MaskCheckpoint, architecture: Architecture, block: int, dense: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    units = list(architecture.units[block])
-    if not units:
+    if not architecture.units[block]:
         return _constant("mlp", dense.get("mlp.fc2.bias"), dense.get("ls2.gamma"))
-    hidden = checkpoint.spec.block(block).mlp_hidden
     cut = _copied(dense, "norm2.", "ls2.", "mlp.fc2.bias")
+    units = _index(architecture.units[block], dense["mlp.fc2.weight"])
+    hidden = checkpoint.spec.block(block).mlp_hidden
     for name in dense:
         if name.startswith("mlp.fc1"):
-            cut[name] = dense[name][_fc1_rows(dense[name], hidden, units)]
-    fc2 = dense["mlp.fc2.weight"][:, units]
+            cut[name] = dense[name].index_select(0, _fc1_rows(dense[name], hidden, units))
+    fc2 = dense["mlp.fc2.weight"].index_select(1, units)
     cut["mlp.fc2.weight"] = fc2.mul_(checkpoint.masks.mlp[block][units])
     return cut
 
 
-def _fc1_rows(layer: Tensor, hidden: int, units: list[int]) -> list[int]:
+def _fc1_rows(layer: Tensor, hidden: int, units: Tensor) -> Tensor:
     """The rows of a first layer that make the units: a packed gate lies in its other half."""
-    return [start + unit for start in range(0, len(layer), hidden) for unit in units]
+    return torch.cat([start + units for start in range(0, len(layer), hidden)])
+
+
+def _index(positions: Sequence[int], like: Tensor) -> Tensor:
+    """Positions beside the weights they are of, converted once."""
+    return torch.tensor(positions, device=like.device)
 
 
 def _constant(branch: str, bias: Tensor | None, gamma: Tensor | None) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ def build_subnetwork(architecture: Architecture) -> nn.Module:
     """
     spec = architecture.spec
     on_meta = torch.get_default_device().type == "meta"
-    vit: Any = copy.deepcopy(_frame(spec)) if on_meta else spec.build()
+    vit: Any = _framed(spec) if on_meta else spec.build()
     slim_block = family_of(spec).slim_block
     with _Uninitialised() if on_meta else nullcontext():
         for index, name in enumerate(spec.block_names):
@@ -60,6 +60,12 @@ def fill_subnetwork(architecture: Architecture, state: dict[str, Tensor]) -> nn.
         vit = build_subnetwork(architecture)
     vit.load_state_dict(state, assign=True, strict=True)
     return vit.eval()
+
+
+def _framed(spec: ModelSpec) -> nn.Module:
+    """A copy of the frame whose modules are its own; tensors without memory may be shared."""
+    frame = _frame(spec)
+    return copy.deepcopy(frame, {id(parameter): parameter for parameter in frame.parameters()})
 
 
 @lru_cache(maxsize=8)

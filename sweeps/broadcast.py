@@ -7,7 +7,7 @@ import ray
 from torch import nn
 
 from slim import Architecture, MaskCheckpoint, ModelSpec
-from slim.checkpoint import tensor_view
+from slim.checkpoint import tensor_views
 from slim.subnetwork import fill_subnetwork
 from slim.tasks import Preprocessing, Task
 
@@ -52,6 +52,6 @@ def receive_checkpoint(shared: Broadcast) -> MaskCheckpoint:
 def receive_teacher(shared: Broadcast) -> nn.Module:
     """The dense model around the broadcast arrays; its weights are views too."""
     spec = ModelSpec.from_json(shared.header["spec"])
-    state = {name: tensor_view(array) for name, array in ray.get(shared.teacher).items()}
+    state = tensor_views(ray.get(shared.teacher))
     teacher: nn.Module = fill_subnetwork(Architecture.dense(spec), state)
     return teacher.requires_grad_(False)

@@ -1,7 +1,7 @@
 """Judged budgets: their accuracy on the broadcast weights, without training of their own."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from optuna.distributions import FloatDistribution
@@ -41,8 +41,10 @@ class JudgedRow(TableRow):
 class JudgedStudy:
     """The study of judged budgets; each network stands in it once.
 
-    Budgets are proposed in batches, each by a sampler seeded by its number of budgets so far: they
-    do not depend on the number of workers, nor on interruptions.
+    Budgets are proposed in batches, each by a sampler seeded by the number of budgets so far. It
+    knows what came of all but the batch before, of which it knows the budgets: so a batch can be
+    asked for while the one before is judged, and none depends on the number of workers, nor on
+    interruptions.
 
     Args:
         journal: The file that every batch is written through to.
@@ -70,9 +72,16 @@ class JudgedStudy:
             for row in self.rows()
         ]
 
-    def ask(self) -> list[Budget]:
-        """The next batch, each a network not judged before; none when there are enough."""
-        known = self.observations()
+    def ask(self, judging: Sequence[Budget] = ()) -> list[Budget]:
+        """The next batch, each a network not judged before; none when there are enough.
+
+        Args:
+            judging: The batch that the study has not been told of yet.
+        """
+        told = self.observations()
+        known = [*told, *(Observation(budget, None, self._gmacs(budget)) for budget in judging)]
+        for index in range(max(0, len(known) - self.options.batch), len(told)):
+            known[index] = replace(known[index], val_top1=None)
         left = int(self.options.budgets or 0) - len(known)
         wanted = min(left, self.options.batch)
         seen = {self.space.identity(one.budget) for one in known}
@@ -100,6 +109,9 @@ class JudgedStudy:
             yield from propose(
                 known, self.space.smallest, self.options.sampler, seed, self.options.batch
             )
+
+    def _gmacs(self, budget: Budget) -> float:
+        return self.space.cost(budget).macs / 1e9
 
     def _excess(self, row: JudgedRow) -> float:
         if self.max_latency_ms is None or row.latency_ms is None:

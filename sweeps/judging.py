@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import ray
 
@@ -17,6 +18,8 @@ from sweeps.worker import worker_device
 def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> Iterator[int]:
     """Judge until the study has its number of budgets.
 
+    The next batch is asked for while a batch is judged, so that no worker waits for the sampler.
+
     Args:
         job: What every trial of the sweep shares.
         study: Picks the budgets and keeps what came of them.
@@ -25,18 +28,22 @@ def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> It
     Yields:
         How many are judged, from time to time.
     """
-    judged = len(study.rows())
-    while batch := study.ask():
-        rows: dict[int, JudgedRow] = {}
-        jobs = [(judged + index, budget, job) for index, budget in enumerate(batch)]
-        most = resources.concurrency
-        for index, row in spread(judge, jobs, most, mirror=job.mirror, **resources.trial):
-            if isinstance(row, BaseException):
-                raise row
-            rows[index] = row
-        study.tell([rows[index] for index in range(len(batch))])
-        judged += len(batch)
-        yield judged
+    judged, batch = len(study.rows()), study.ask()
+    with ThreadPoolExecutor(1) as asking:
+        while batch:
+            following = asking.submit(study.ask, batch)
+            rows: dict[int, JudgedRow] = {}
+            jobs = [(judged + index, budget, job) for index, budget in enumerate(batch)]
+            most = resources.concurrency
+            for index, row in spread(judge, jobs, most, mirror=job.mirror, **resources.trial):
+                if isinstance(row, BaseException):
+                    raise row
+                rows[index] = row
+            asked = following.result()  # before the study is told, which it must not see
+            study.tell([rows[index] for index in range(len(batch))])
+            judged += len(batch)
+            batch = asked
+            yield judged
 
 
 def judge(number: int, budget: slim.Budget, job: TrialJob) -> JudgedRow:

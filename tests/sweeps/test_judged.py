@@ -54,6 +54,29 @@ def test_an_interrupted_study_judges_what_an_uninterrupted_one_judges(tmp_path: 
     assert [row.budget for row in other] != [row.budget for row in whole]
 
 
+def test_a_batch_is_asked_for_while_the_one_before_it_is_judged(tmp_path: Path) -> None:
+    whole = judge(tmp_path / "after", CONFIG).rows()
+    study = JudgedStudy(tmp_path / "ahead", CONFIG, space_of(CONFIG))
+    batch = study.ask()
+    while batch:
+        following, first = study.ask(batch), len(study.rows())
+        study.tell([judged_row(study, first + i, budget) for i, budget in enumerate(batch)])
+        batch = following
+    assert study.rows() == whole
+
+
+def test_a_batch_depends_on_all_results_but_those_of_the_batch_before(tmp_path: Path) -> None:
+    found = {name: judge(tmp_path / name, CONFIG, batches=2) for name in ("good", "bad")}
+    for name, study in found.items():
+        batch = study.ask()
+        rows = [judged_row(study, 16 + i, budget) for i, budget in enumerate(batch)]
+        study.tell([replace(row, val_top1=row.val_top1 * (name == "good")) for row in rows])
+    fourth = {name: study.ask() for name, study in found.items()}
+    assert fourth["good"] == fourth["bad"]
+    fifth = {name: study.ask(fourth[name]) for name, study in found.items()}
+    assert fifth["good"] != fifth["bad"]
+
+
 def test_a_space_with_few_networks_is_exhausted_instead_of_judged_twice(tmp_path: Path) -> None:
     space = replace(CONFIG.space, tokens_min=1.0, mhsa_min=0.9, mlp_min=1.0, uniform=[])
     study = judge(tmp_path, replace(CONFIG, space=space))
