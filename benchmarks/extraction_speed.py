@@ -8,7 +8,8 @@ the dense model times the share of its MACs that is left: 1 where every MAC save
 
 All networks of a setting take turns; a speed-up is the median, over the turns, of the dense
 model's time divided by the network's in the same turn. At small batches a turn is a burst of
-calls after an untimed one, as a server would run them. Weights are random. Scores are random too,
+calls after an untimed one, as a server would run them. With `--compile` all networks, the dense
+one too, go through `torch.compile` first. Weights are random. Scores are random too,
 but uneven like a search's: every attention dimension scores a normal deviate of its own plus one
 of its head, less the square of its block's distance from the middle of the depth (-1 to 1), every
 MLP unit a deviate less the same square, every token a deviate.
@@ -102,7 +103,9 @@ def _multiply_output(module: nn.Module, mask: Tensor) -> None:
 
 @torch.inference_mode()
 def turns(networks: dict[str, Any], images: Tensor, count: int) -> dict[str, list[float]]:
-    """Seconds per call of every network in every turn."""
+    """Seconds per call of every network in every turn, after one that may compile it."""
+    for network in networks.values():
+        network(images)
     bursts = {name: max(1, round(BURST / _timed(n, images, 1))) for name, n in networks.items()}
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(count):
@@ -133,6 +136,8 @@ def measure(name: str, batch: int, budget: Budget, options: argparse.Namespace) 
     for layout in options.layouts:
         networks[layout] = build_subnetwork(architecture).eval()
         use_layout(networks[layout], layout)
+    if options.compile:
+        networks = {key: torch.compile(network) for key, network in networks.items()}
     seconds = turns(networks, torch.randn(batch, *spec.input_size), options.turns)
     left = count(architecture).macs / count(Architecture.dense(spec)).macs
     speeds = []
@@ -185,6 +190,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int, default=(1, 16))
     parser.add_argument("--threads", nargs="+", type=int, default=(1, torch.get_num_threads()))
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=(DEFAULT_LAYOUT,))
+    parser.add_argument("--compile", action="store_true", help="all networks, with torch.compile")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="CSV to write")

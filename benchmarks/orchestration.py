@@ -7,9 +7,9 @@ The driver's parts (study, recorder, Ray Tune, MLflow on SQLite) are those of a 
 real trainings on MNIST, of as many epochs as take `--seconds`. What counts as busy the workers
 measure themselves, around the epochs of a training. Against it the same trainings by a loop of the
 shell in each slot, with a process for each trial. Judged budgets are compared with the evaluation
-alone of the same networks: on the clock, by as many processes (the driver counts too, where it has
-no core of its own), and in processor time, by the same workers. All figures are ratios within one
-run.
+alone of the same networks: on the clock, by as many processes, and in processor time, by the same
+workers. Of two cores two workers leave none to the driver, one worker leaves one. All figures are
+ratios within one run.
 """
 
 import argparse
@@ -90,7 +90,8 @@ def main() -> None:
             if "shell" in options.parts:
                 tell("shell loop", looped(folder, config))
         if "judge" in options.parts:
-            judge_all(folder, options.judged)
+            for slots in (WORKERS, 1):
+                judge_all(folder, options.judged, slots)
 
 
 def arguments() -> argparse.Namespace:
@@ -280,11 +281,11 @@ def tell(what: str, spans: list[Span]) -> None:
     )
 
 
-def judge_all(folder: Path, budgets: int) -> None:
+def judge_all(folder: Path, budgets: int, slots: int) -> None:
     """Print what judged budgets cost beside their bare evaluation."""
     config = SweepConfig(
         cluster="local",
-        concurrency=WORKERS,
+        concurrency=slots,
         judge=JudgeConfig(budgets=budgets),
         storage=str(folder / "runs"),
         tracking_uri=f"sqlite:///{folder}/mlflow.db",
@@ -293,10 +294,10 @@ def judge_all(folder: Path, budgets: int) -> None:
     with connect(config) as resources:
         judging, rows = timed_judging(folder, config, resources)
         spent = costed_judging(folder, config, resources)
-    bare = bare_seconds(folder, rows)
+    bare = bare_seconds(folder, rows, slots)
     print(
-        f"judging: {len(rows)} budgets, {1e3 * bare / len(rows):.0f} ms of bare evaluation each; "
-        f"judged in {WORKERS * judging / bare:.2f} times that (slots x time on the clock); "
+        f"judging on {slots}: {len(rows)} budgets, {1e3 * bare / len(rows):.0f} ms of evaluation; "
+        f"judged in {slots * judging / bare:.2f} times that (slots x time on the clock); "
         f"{spent:.2f} times in processor time of the workers",
         flush=True,
     )
@@ -306,7 +307,7 @@ def timed_judging(
     folder: Path, config: SweepConfig, resources: Resources
 ) -> tuple[float, list[JudgedRow]]:
     """Seconds on the clock of judging, without its first batch: workers start in it."""
-    with judged_study(folder, config, "judged") as (job, study):
+    with judged_study(folder, config, f"judged-{config.concurrency}") as (job, study):
         rounds = judge_budgets(job, study, resources)
         first, began = next(rounds), time.monotonic()
         total = list(rounds)[-1]
@@ -315,7 +316,7 @@ def timed_judging(
 
 def costed_judging(folder: Path, config: SweepConfig, resources: Resources) -> float:
     """Processor time of judging the same budgets, as a multiple of that of their evaluation."""
-    with judged_study(folder, config, "costed") as (job, study):
+    with judged_study(folder, config, f"costed-{config.concurrency}") as (job, study):
         with mock.patch.object(sweeps.judging, "judge", costed_judge):
             list(judge_budgets(job, study, resources))
         pairs = [json.loads(path.read_text()) for path in job.states.parent.glob("*.cpu")]
@@ -353,11 +354,11 @@ def costed_judge(number: int, budget: slim.Budget, job: TrialJob) -> JudgedRow:
     return row
 
 
-def bare_seconds(folder: Path, rows: list[JudgedRow]) -> float:
+def bare_seconds(folder: Path, rows: list[JudgedRow], slots: int) -> float:
     """Seconds of evaluating the same networks, by as many processes at once; summed over them."""
-    with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
-        parts = [rows[slot::WORKERS] for slot in range(WORKERS)]
-        return sum(pool.map(evaluate_all, [folder] * WORKERS, parts))
+    with ProcessPoolExecutor(slots, get_context("spawn")) as pool:
+        parts = [rows[slot::slots] for slot in range(slots)]
+        return sum(pool.map(evaluate_all, [folder] * slots, parts))
 
 
 def evaluate_all(folder: Path, rows: list[JudgedRow]) -> float:
