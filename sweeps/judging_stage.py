@@ -1,0 +1,37 @@
+"""The stage that judges budgets on the broadcast weights."""
+
+import time
+
+from sweeps.judged import JudgedStudy
+from sweeps.judging import judge_budgets
+from sweeps.publishing import publish_judged
+from sweeps.session import Session
+from sweeps.stages import naming_stage
+from sweeps.trial import TrialJob
+
+
+def judging_stage(session: Session, job: TrialJob, study: JudgedStudy) -> None:
+    """Judge budgets until there are as many as asked, and log them as one table."""
+    total, folder, tracker = (
+        int(session.config.judge.budgets or 0),
+        session.folder,
+        session.tracker,
+    )
+    if not total:
+        return
+    if folder.recall("judged") == len(study.rows()):
+        session.progress.skip("judge")
+        return
+    session.progress.begin("judge")
+    started = time.monotonic()
+    with naming_stage("judge"):
+        for done in judge_budgets(job, study, session.resources):
+            session.end_if_asked()
+            detail = f"{done}/{total} budgets, {len(study.front())} on their front"
+            session.progress.advance("judge", done / total, detail)
+    rows = study.rows()
+    publish_judged(tracker, folder, rows, study.front())
+    figures = {"judged": float(len(rows)), "judged_front": float(len(study.front()))}
+    seconds = {"judge_seconds": time.monotonic() - started}
+    tracker.metrics(tracker.parent, figures | seconds)
+    folder.remember("judged", len(rows))

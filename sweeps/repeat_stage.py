@@ -1,0 +1,41 @@
+"""The stage that trains the networks of the front again, with other seeds."""
+
+from sweeps.recorder import run_of
+from sweeps.repeats import RepeatRow, plan_repeats, repeat_trial, spread_of
+from sweeps.session import Session, raised
+from sweeps.trial import TrialJob
+from sweeps.trials import TrialRow, write_table
+
+
+def repeat_stage(session: Session, job: TrialJob, front: list[TrialRow]) -> list[RepeatRow]:
+    """Train what is asked for; how each training ended."""
+    todo = plan_repeats(front, session.config.repeats)
+    if not todo:
+        return []
+    session.progress.begin("repeats")
+    folder = session.folder.state / "repeats"
+    jobs = [(row, repeat, job, folder) for row, repeat in todo]
+    rows: list[RepeatRow] = []
+    for done, (_, result) in enumerate(session.spread(repeat_trial, jobs), 1):
+        rows.append(raised(result))
+        session.progress.advance("repeats", done / len(jobs), f"training {done}/{len(jobs)}")
+    return rows
+
+
+def publish_repeats(session: Session, rows: list[TrialRow], repeats: list[RepeatRow]) -> None:
+    """Write repeats.csv; mean and spread go to the trials' runs."""
+    if not repeats:
+        return
+    again = {row.trial for row in repeats}
+    first = [
+        RepeatRow(row.trial, 0, row.gmacs, float(row.val_top1 or 0), float(row.test_top1 or 0))
+        for row in rows
+        if row.trial in again
+    ]
+    table = sorted([*first, *repeats], key=lambda row: (row.gmacs, row.trial, row.repeat))
+    path = session.folder.path / "repeats.csv"
+    write_table(path, RepeatRow, table)
+    session.tracker.artifact(session.tracker.parent, path)
+    for number in sorted(again):
+        figures = spread_of([row for row in table if row.trial == number])
+        session.tracker.metrics(run_of(number), figures)

@@ -1,0 +1,74 @@
+"""What the stages of a run work with, from its begin or resumption to its end."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from slim.tasks import Task
+from sweeps.cluster import Resources
+from sweeps.config import SweepConfig
+from sweeps.errors import InterruptedRun
+from sweeps.progress import Progress
+from sweeps.run_folder import RunFolder
+from sweeps.stages import spread
+from sweeps.stopping import StopRequest
+from sweeps.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run on a connected cluster.
+
+    Args:
+        config: All values.
+        folder: Where the run's files go.
+        tracker: Where it is logged.
+        resources: What the cluster has.
+        task: Reference to the source task.
+        transfers: The transfer tasks.
+        progress: What the user sees.
+        stop: Whether the user asked to stop.
+    """
+
+    config: SweepConfig
+    folder: RunFolder
+    tracker: Tracker
+    resources: Resources
+    task: ray.ObjectRef
+    transfers: Sequence[Task]
+    progress: Progress
+    stop: StopRequest
+
+    def end_if_asked(self) -> None:
+        """Between two jobs: the user may have asked to stop.
+
+        Raises:
+            InterruptedRun: If so.
+        """
+        if self.stop.made:
+            raise InterruptedRun
+
+    def spread(
+        self, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        """Run a function once per job, each with the resources of a trial's worker.
+
+        Yields:
+            (index of the job, its result or the exception it raised), as they end.
+
+        Raises:
+            InterruptedRun: If the user asked to stop.
+        """
+        most, mirror = self.resources.concurrency, self.folder.mirror
+        for ended in spread(function, jobs, most, mirror=mirror, **self.resources.trial):
+            self.end_if_asked()
+            yield ended
+
+
+def raised(result: Any) -> Any:
+    """The result of a job itself, or the exception that stands in its place, raised."""
+    if isinstance(result, BaseException):
+        raise result
+    return result

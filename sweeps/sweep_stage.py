@@ -1,0 +1,59 @@
+"""The stage that trains budgets: what the sweep tells the user and MLflow."""
+
+from collections.abc import Callable
+from typing import Any
+
+import slim
+from sweeps.early_stopping import ParetoHalving
+from sweeps.recorder import Recorder
+from sweeps.session import Session
+from sweeps.study import BudgetStudy
+from sweeps.sweep import sweep_budgets
+from sweeps.trial import TrialJob
+
+
+def sweep_stage(
+    session: Session, job: TrialJob, study: BudgetStudy, checkpoint: slim.MaskCheckpoint
+) -> None:
+    """Train budgets until there are as many as asked."""
+    config, folder, tracker = session.config, session.folder, session.tracker
+    epochs = int(config.finetune.epochs or 0)
+    reduction = config.finetune.reduction
+    stopper = ParetoHalving(study, epochs, reduction) if reduction else None
+    watch = _watch(session, study, epochs)
+    recorder = Recorder(study, tracker, folder, checkpoint, epochs, stopper, watch, session.stop)
+    recorder.reconcile()
+    if study.remaining() <= 0:
+        session.progress.skip("sweep")
+        return
+    session.progress.begin("sweep")
+    sweep_budgets(job, study, recorder, stopper, session.resources, folder, config.verbose)
+    tau = study.rank_correlation()
+    if tau is not None:
+        tracker.metrics(tracker.parent, {"kendall_tau": tau})
+        session.progress.note(f"Kendall's tau between judged and trained accuracy: {tau:.2f}")
+
+
+def _watch(
+    session: Session, study: BudgetStudy, each: int
+) -> Callable[[str, int, dict[str, Any]], None]:
+    """Show what happens to trials of so many epochs each."""
+    epochs: dict[int, int] = {row.trial: each for row in study.rows()}
+    running: set[int] = set()
+    total = session.config.trials * each
+
+    def watch(event: str, number: int, figures: dict[str, Any]) -> None:
+        if event == "started":
+            running.add(number)
+        elif event != "epoch":
+            running.discard(number)
+        epochs[number] = int(figures.get("epochs", epochs.get(number, 0)))
+        session.progress.trials(study.rows(), len(running))
+        if event in ("failed", "pruned"):
+            session.progress.note(f"trial {number} {event}: {figures['reason']}")
+            epochs[number] = each
+        if event in ("complete", "failed", "pruned"):
+            share = sum(epochs.values()) / total
+            session.progress.advance("sweep", share, f"trial {number} {event}")
+
+    return watch

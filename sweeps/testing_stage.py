@@ -1,0 +1,67 @@
+"""The stage that looks at the test split, once per network."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import slim
+from slim.evaluation import top1
+from slim.subnetwork import architecture_of
+from slim.tasks import Task
+from sweeps.dense import saved_preprocessing
+from sweeps.recorder import run_of
+from sweeps.session import Session, raised
+from sweeps.study import BudgetStudy
+from sweeps.trials import COMPLETE, TrialRow
+from sweeps.worker import worker_device
+
+DENSE, DENSE_RUN = "dense", "dense.dense"
+
+
+def testing_stage(session: Session, study: BudgetStudy) -> list[TrialRow]:
+    """Test the complete networks and the dense one, now that nothing is left to decide.
+
+    Returns:
+        All trials, with what was found.
+    """
+    folder, progress = session.folder, session.progress
+    known: dict[str, float] = folder.recall("test_top1", {})
+    complete = [str(row.trial) for row in study.rows() if row.state == COMPLETE]
+    missing = [key for key in [DENSE, *complete] if key not in known]
+    progress.begin("test")
+    jobs = [(_network(session, key), session.task) for key in missing]
+    for done, (index, result) in enumerate(session.spread(top1_on_test, jobs), 1):
+        network = jobs[index][0]
+        known[missing[index]] = raised(result)
+        folder.mirror.fetch(network)
+        slim.add_about(network, {"test_top1": known[missing[index]]})
+        folder.mirror.keep(network)
+        progress.advance("test", done / len(jobs), f"network {done}/{len(jobs)}")
+    for key in missing:
+        _log(session, key, known[key])
+    folder.remember("test_top1", known)
+    return [replace(row, test_top1=known.get(str(row.trial))) for row in study.rows()]
+
+
+def top1_on_test(folder: Path, task: Task) -> float:
+    """Test top-1 of a saved network, on a worker."""
+    device = worker_device()
+    vit = slim.load(folder).to(device)
+    return top1(vit, task, "test", saved_preprocessing(folder), device=device)
+
+
+def _log(session: Session, key: str, test_top1: float) -> None:
+    """Tell MLflow of one network, whose files say it too now."""
+    tracker, network = session.tracker, _network(session, key)
+    run, place = (DENSE_RUN, "dense") if key == DENSE else (run_of(int(key)), "model")
+    epochs = int(session.config.finetune.epochs or 0)
+    tracker.metrics(run, {"test_top1": test_top1}, step=epochs)
+    for name in (slim.serving.HEADER, slim.serving.CARD):
+        tracker.artifact(run, network / name, place)
+    if key == DENSE:
+        cost = slim.count(architecture_of(slim.load(network)))
+        tracker.metrics(run, {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6})
+
+
+def _network(session: Session, key: str) -> Path:
+    """Folder of a trial's network, or of the dense one."""
+    return session.folder.dense if key == DENSE else session.folder.models / key

@@ -1,0 +1,75 @@
+"""The stages that train one network each: the dense model, the search, weight sharing."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import slim
+from slim.training import Epoch
+from sweeps.errors import InterruptedRun, StoppedRun
+from sweeps.session import Session
+from sweeps.stages import naming_stage, stream
+from sweeps.tracking import FAILED
+
+
+def training_stage(
+    session: Session,
+    name: str,
+    function: Callable[..., Iterator[Epoch]],
+    epochs: int,
+    folders: tuple[Path, ...],
+) -> None:
+    """Train one network as a task of its own, unless it is done.
+
+    Args:
+        session: The run's.
+        name: Of the stage.
+        function: Trains, given the configuration, the task, the folders and a file for its state.
+        epochs: How many it trains.
+        folders: Those it reads, and last the one it writes.
+
+    Raises:
+        InterruptedRun: If the user stopped it.
+        StoppedRun: If its files cannot be kept.
+    """
+    folder, tracker = session.folder, session.tracker
+    if folder.recall(f"{name}_done"):
+        session.progress.skip(name)
+        return
+    session.progress.begin(name)
+    run, started = tracker.child(name, name), time.monotonic()
+    tracker.reopen(run)  # an interrupted one is taken up again
+    arguments = (session.config, session.task, *folders, folder.state / f"{name}.pt")
+    trained = stream(
+        function,
+        *arguments,
+        workers=session.config.workers_per_trial,
+        mirror=folder.mirror,
+        retries=session.config.max_retries,
+        **session.resources.stage,
+    )
+    try:
+        with naming_stage(name):
+            _follow(session, name, run, trained, epochs)
+    except slim.StoppedTraining as error:
+        raise InterruptedRun from error
+    except slim.StorageError as error:
+        raise StoppedRun(str(error)) from error
+    except Exception as error:
+        tracker.finish(run, FAILED, str(error))
+        raise
+    folder.mirror.fetch(folders[-1])
+    tracker.metrics(run, {"seconds": time.monotonic() - started})
+    tracker.artifact(run, folders[-1])
+    tracker.finish(run)
+    folder.remember(f"{name}_done", True)
+
+
+def _follow(session: Session, name: str, run: str, trained: Iterator[Epoch], epochs: int) -> None:
+    """Log and show a stage's epochs as they come."""
+    for epoch in trained:
+        session.tracker.metrics(run, {"val_top1": epoch.val_top1}, step=epoch.epoch)
+        if epoch.epoch:
+            session.tracker.metrics(run, {"loss": epoch.loss}, step=epoch.epoch)
+        detail = f"epoch {epoch.epoch}/{epochs}, val top-1 {epoch.val_top1:.2f} %"
+        session.progress.advance(name, epoch.epoch / epochs if epochs else 1.0, detail)

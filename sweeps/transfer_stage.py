@@ -1,0 +1,40 @@
+"""The stage that carries the front's networks and the dense one to other tasks."""
+
+import ray
+
+from sweeps.publishing import log_transfer
+from sweeps.session import Session
+from sweeps.transfer import finished_transfer, plan_transfer, run_transfer
+from sweeps.trials import TransferRow, write_table
+
+
+def transfer_stage(session: Session, front: list[int]) -> None:
+    """Train the networks of these trials, and the dense one, on each transfer task."""
+    folder, config, tracker = session.folder, session.config, session.tracker
+    results = folder.state / "transfer"
+    tasks = list(session.transfers)
+    jobs = plan_transfer(tasks, front, folder.models, folder.dense, config)
+    done = [found for job in jobs if (found := finished_transfer(job, results))]
+    for finished in done:  # a killed run may not have said so
+        log_transfer(tracker, *finished)
+    rows = [row for row, _, _ in done]
+    todo = [job for job in jobs if not finished_transfer(job, results)]
+    if todo:
+        session.progress.begin("transfer")
+    references = {task.name: ray.put(task) for task in tasks}
+    arguments = [(job, references[job.task], config, results) for job in todo]
+    for index, result in session.spread(run_transfer, arguments):
+        job = todo[index]
+        if isinstance(result, BaseException):
+            session.progress.note(f"transfer of {job.trial} to {job.task} failed: {result}")
+            continue
+        rows.append(result[0])
+        log_transfer(tracker, *result)
+        same = [other for other in jobs if other.task == job.task]
+        ended = sum(row.task == job.task for row in rows)
+        detail = f"{job.trial}: test top-1 {result[0].test_top1:.2f} %, {ended}/{len(same)}"
+        session.progress.advance(f"transfer {job.task}", ended / len(same), detail)
+    order = {(job.task, job.trial, job.method, job.seed): i for i, job in enumerate(jobs)}
+    rows.sort(key=lambda row: order[row.task, row.trial, row.method, row.seed])
+    write_table(folder.path / "transfer.csv", TransferRow, rows)
+    tracker.artifact(tracker.parent, folder.path / "transfer.csv")
