@@ -126,6 +126,7 @@ def _timed(network: Any, images: Tensor, calls: int) -> float:
 
 def measure(name: str, batch: int, budget: Budget, options: argparse.Namespace) -> list[Speed]:
     """All networks of one setting, the dense one first."""
+    torch.compiler.reset()  # of one forward it compiles a few networks, and then no more
     torch.manual_seed(options.seed)
     dense = timm.create_model(name).eval()
     spec = read_spec(dense)

@@ -100,7 +100,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--trials", type=int, default=8, help="a multiple of the workers")
     parser.add_argument("--seconds", type=float, default=30.0, help="of a trial at least")
-    parser.add_argument("--judged", type=int, default=200)
+    parser.add_argument("--judged", type=int, default=200, help="more than a batch, 16")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--trial", type=int, help="train this one alone, as the shell loop does")
     parser.add_argument("--made", type=Path, help="with --trial: where the networks are")
@@ -306,7 +306,7 @@ def judge_all(folder: Path, budgets: int, slots: int) -> None:
 def timed_judging(
     folder: Path, config: SweepConfig, resources: Resources
 ) -> tuple[float, list[JudgedRow]]:
-    """Seconds on the clock of judging, without its first batch: workers start in it."""
+    """Seconds on the clock of judging all, at the pace after the first batch."""
     with judged_study(folder, config, f"judged-{config.concurrency}") as (job, study):
         rounds = judge_budgets(job, study, resources)
         first, began = next(rounds), time.monotonic()

@@ -63,9 +63,9 @@ def fill_subnetwork(architecture: Architecture, state: dict[str, Tensor]) -> nn.
 
 
 def _framed(spec: ModelSpec) -> nn.Module:
-    """A copy of the frame whose modules are its own; tensors without memory may be shared."""
+    """A copy of the frame: a tensor without memory is wrapped anew, which is quicker."""
     frame = _frame(spec)
-    return copy.deepcopy(frame, {id(parameter): parameter for parameter in frame.parameters()})
+    return copy.deepcopy(frame, {id(p): nn.Parameter(p.detach()) for p in frame.parameters()})
 
 
 @lru_cache(maxsize=8)

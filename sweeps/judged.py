@@ -44,7 +44,7 @@ class JudgedStudy:
     Budgets are proposed in batches, each by a sampler seeded by the number of budgets so far. It
     knows what came of all but the batch before, of which it knows the budgets: so a batch can be
     asked for while the one before is judged, and none depends on the number of workers, nor on
-    interruptions.
+    interruptions between batches.
 
     Args:
         journal: The file that every batch is written through to.
@@ -72,24 +72,29 @@ class JudgedStudy:
             for row in self.rows()
         ]
 
-    def ask(self, judging: Sequence[Budget] = ()) -> list[Budget]:
-        """The next batch, each a network not judged before; none when there are enough.
+    def ask(self) -> list[Budget]:
+        """The next batch, each a network not judged before; none when there are enough."""
+        return self.pick(self.known())
+
+    def known(self, judging: Sequence[Budget] = ()) -> list[Observation]:
+        """What the next batch is picked by: of the batch before it the budgets alone.
 
         Args:
-            judging: The batch that the study has not been told of yet.
+            judging: That batch, if the study has not been told of it yet.
         """
-        told = self.observations()
-        known = [*told, *(Observation(budget, None, self._gmacs(budget)) for budget in judging)]
-        for index in range(max(0, len(known) - self.options.batch), len(told)):
-            known[index] = replace(known[index], val_top1=None)
-        left = int(self.options.budgets or 0) - len(known)
-        wanted = min(left, self.options.batch)
+        running = [Observation(budget, None, 0.0) for budget in judging]
+        known = [*self.observations(), *running]
+        last = max(0, len(known) - self.options.batch)
+        return known[:last] + [replace(one, val_top1=None) for one in known[last:]]
+
+    def pick(self, known: list[Observation]) -> list[Budget]:
+        """The batch that `ask` gives where so much is known; the study itself is not read."""
+        wanted = min(int(self.options.budgets or 0) - len(known), self.options.batch)
         seen = {self.space.identity(one.budget) for one in known}
         batch: list[Budget] = []
-        for asked in self._asked(known):
-            if len(batch) >= wanted:
-                break
-            budget = self.space.fit(asked, len(known) + len(batch))
+        asked = self._asked(known)
+        while len(batch) < wanted and (proposed := next(asked, None)) is not None:
+            budget = self.space.fit(proposed, len(known) + len(batch))
             identity = self.space.identity(budget)
             if identity not in seen:
                 seen.add(identity)
@@ -109,9 +114,6 @@ class JudgedStudy:
             yield from propose(
                 known, self.space.smallest, self.options.sampler, seed, self.options.batch
             )
-
-    def _gmacs(self, budget: Budget) -> float:
-        return self.space.cost(budget).macs / 1e9
 
     def _excess(self, row: JudgedRow) -> float:
         if self.max_latency_ms is None or row.latency_ms is None:

@@ -1,8 +1,10 @@
 """Judging on the cluster: budgets cut from the broadcast weights and evaluated, none trained."""
 
+import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
 
 import ray
 
@@ -29,21 +31,33 @@ def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> It
         How many are judged, from time to time.
     """
     judged, batch = len(study.rows()), study.ask()
-    with ThreadPoolExecutor(1) as asking:
-        while batch:
-            following = asking.submit(study.ask, batch)
-            rows: dict[int, JudgedRow] = {}
-            jobs = [(judged + index, budget, job) for index, budget in enumerate(batch)]
-            most = resources.concurrency
-            for index, row in spread(judge, jobs, most, mirror=job.mirror, **resources.trial):
-                if isinstance(row, BaseException):
-                    raise row
-                rows[index] = row
-            asked = following.result()  # before the study is told, which it must not see
-            study.tell([rows[index] for index in range(len(batch))])
-            judged += len(batch)
-            batch = asked
-            yield judged
+    while batch:
+        following = in_background(study.pick, study.known(batch))
+        rows: dict[int, JudgedRow] = {}
+        jobs = [(judged + index, budget, job) for index, budget in enumerate(batch)]
+        most = resources.concurrency
+        for index, row in spread(judge, jobs, most, mirror=job.mirror, **resources.trial):
+            if isinstance(row, BaseException):
+                raise row
+            rows[index] = row
+        study.tell([rows[index] for index in range(len(batch))])
+        judged += len(batch)
+        yield judged
+        batch = following.result()
+
+
+def in_background(function: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Call a function in a thread that holds up neither an interruption nor the end."""
+    future: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
 
 
 def judge(number: int, budget: slim.Budget, job: TrialJob) -> JudgedRow:

@@ -10,18 +10,27 @@ from sweeps.stages import naming_stage
 from sweeps.trial import TrialJob
 
 
-def judging_stage(session: Session, job: TrialJob, study: JudgedStudy) -> None:
-    """Judge budgets until there are as many as asked, and log them as one table."""
-    total, folder, tracker = (
-        int(session.config.judge.budgets or 0),
-        session.folder,
-        session.tracker,
-    )
+def judging_stage(session: Session, job: TrialJob, study: JudgedStudy) -> JudgedStudy:
+    """Judge budgets until there are as many as asked, and log them as one table.
+
+    Args:
+        session: The run's.
+        job: What every trial of the sweep shares.
+        study: Of the budgets judged before.
+
+    Returns:
+        The study.
+
+    Raises:
+        InterruptedRun: If the user asked to stop.
+    """
+    folder, tracker = session.folder, session.tracker
+    total = int(session.config.judge.budgets or 0)
     if not total:
-        return
+        return study
     if folder.recall("judged") == len(study.rows()):
         session.progress.skip("judge")
-        return
+        return study
     session.progress.begin("judge")
     started = time.monotonic()
     with naming_stage("judge"):
@@ -35,3 +44,4 @@ def judging_stage(session: Session, job: TrialJob, study: JudgedStudy) -> None:
     seconds = {"judge_seconds": time.monotonic() - started}
     tracker.metrics(tracker.parent, figures | seconds)
     folder.remember("judged", len(rows))
+    return study

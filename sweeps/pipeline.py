@@ -1,4 +1,4 @@
-"""The whole run: each stage takes the one before it as a value and gives one back."""
+"""The whole run: its stages in their order, each given what those before it found."""
 
 import contextlib
 from datetime import datetime
@@ -83,7 +83,7 @@ def execute(command: Command) -> int:
 
 
 class Run:
-    """One run on a connected cluster.
+    """One run on a connected cluster: how it begins and ends, and what an interruption leaves.
 
     Args:
         config: All values.
@@ -114,7 +114,7 @@ class Run:
         try:
             with Progress(self.folder.name, plan) as progress, self.stop.by_signal():
                 self.tracker.on_note(progress.note)
-                rows = self._stages(self._session(progress))
+                rows = _stages(self._session(progress), self.task)
                 self.tracker.flush()
         except (KeyboardInterrupt, InterruptedRun) as error:
             self._stop_tracking(KILLED)
@@ -162,50 +162,52 @@ class Run:
             self.stop,
         )
 
-    def _stages(self, session: Session) -> list[TrialRow]:
-        checkpoint, job = self._searched(session)
-        folder = self.folder
-        space = BudgetSpace(self.config, checkpoint.spec, checkpoint.ranking)
-        judged = JudgedStudy(folder.journal, self.config, space)
-        judging_stage(session, job, judged)
-        study = BudgetStudy(folder.journal, self.config, space, judged)
-        sweep_stage(session, job, study, checkpoint)
-        repeats = repeat_stage(session, job, pareto_front(study.rows()))
-        rows = testing_stage(session, study)
-        publish_repeats(session, rows, repeats)
-        front = pareto_front(rows)
-        write_table(folder.path / "trials.csv", TrialRow, rows)
-        write_table(folder.path / "front.csv", TrialRow, front)
-        publish_front(self.tracker, folder, rows, checkpoint)
-        publish_models(self.tracker, folder, front)
-        transfer_stage(session, [row.trial for row in front])
-        self.tracker.finish_parent(FINISHED if front else FAILED)  # the reports say how it ended
-        session.progress.begin("reports")
-        self.tracker.flush()
-        if self.config.register:
-            register_models(self.tracker, folder, front, checkpoint)
-        publish_reports(self.tracker, folder, self.config.tracking_uri)
-        return rows
-
-    def _searched(self, session: Session) -> tuple[slim.MaskCheckpoint, TrialJob]:
-        """Train the dense model, its masks and the shared weights; broadcast what is cut from."""
-        config, folder = self.config, self.folder
-        folders = (folder.dense, folder.search, folder.shared)
-        training_stage(session, "dense", train_dense, dense_epochs(config), folders[:1])
-        training_stage(session, "search", search_masks, config.search.epochs, folders[:2])
-        shared_epochs = int(config.share.epochs or 0)
-        if shared_epochs:
-            training_stage(session, "share", share_weights, shared_epochs, folders)
-        checkpoint = slim.MaskCheckpoint.load(folder.shared if shared_epochs else folder.search)
-        dense, preprocessing = slim.load(folder.dense), saved_preprocessing(folder.dense)
-        shared = broadcast(checkpoint, dense, self.task, preprocessing)
-        states, mirror = folder.state / "trials", folder.mirror
-        return checkpoint, TrialJob(config, shared, folder.models, states, folder.stop, mirror)
-
     def _print_end(self, rows: list[TrialRow], plan: Plan) -> None:
         front = pareto_front(rows)
         page = self.tracker.front_page(self.folder.name)
         print_end(front, plan.dense_gmacs, self.folder, self.config.tracking_uri, page)
+
+
+def _stages(session: Session, task: Task) -> list[TrialRow]:
+    """Every stage that is not done; all trials, as they stand at the end."""
+    config, folder, tracker = session.config, session.folder, session.tracker
+    checkpoint, job = _searched(session, task)
+    space = BudgetSpace(config, checkpoint.spec, checkpoint.ranking)
+    judged = judging_stage(session, job, JudgedStudy(folder.journal, config, space))
+    study = BudgetStudy(folder.journal, config, space, judged)
+    sweep_stage(session, job, study, checkpoint)
+    repeats = repeat_stage(session, job, pareto_front(study.rows()))
+    rows = testing_stage(session, study)
+    publish_repeats(session, rows, repeats)
+    front = pareto_front(rows)
+    write_table(folder.path / "trials.csv", TrialRow, rows)
+    write_table(folder.path / "front.csv", TrialRow, front)
+    publish_front(tracker, folder, rows, checkpoint)
+    publish_models(tracker, folder, front)
+    transfer_stage(session, [row.trial for row in front])
+    tracker.finish_parent(FINISHED if front else FAILED)  # the reports say how it ended
+    session.progress.begin("reports")
+    tracker.flush()
+    if config.register:
+        register_models(tracker, folder, front, checkpoint)
+    publish_reports(tracker, folder, config.tracking_uri)
+    return rows
+
+
+def _searched(session: Session, task: Task) -> tuple[slim.MaskCheckpoint, TrialJob]:
+    """Train the dense model, its masks and the shared weights; broadcast what is cut from."""
+    config, folder = session.config, session.folder
+    folders = (folder.dense, folder.search, folder.shared)
+    training_stage(session, "dense", train_dense, dense_epochs(config), folders[:1])
+    training_stage(session, "search", search_masks, config.search.epochs, folders[:2])
+    shared_epochs = int(config.share.epochs or 0)
+    if shared_epochs:
+        training_stage(session, "share", share_weights, shared_epochs, folders)
+    checkpoint = slim.MaskCheckpoint.load(folder.shared if shared_epochs else folder.search)
+    dense, preprocessing = slim.load(folder.dense), saved_preprocessing(folder.dense)
+    shared = broadcast(checkpoint, dense, task, preprocessing)
+    states, mirror = folder.state / "trials", folder.mirror
+    return checkpoint, TrialJob(config, shared, folder.models, states, folder.stop, mirror)
 
 
 def _plan(

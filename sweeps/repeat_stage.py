@@ -8,7 +8,14 @@ from sweeps.trials import TrialRow, write_table
 
 
 def repeat_stage(session: Session, job: TrialJob, front: list[TrialRow]) -> list[RepeatRow]:
-    """Train what is asked for; how each training ended."""
+    """Train each network of the front as often again as asked.
+
+    Returns:
+        A row for each training, none where none is asked for.
+
+    Raises:
+        InterruptedRun: If the user asked to stop.
+    """
     todo = plan_repeats(front, session.config.repeats)
     if not todo:
         return []

@@ -19,14 +19,14 @@ from sweeps.tracking import Tracker
 
 @dataclass(frozen=True)
 class Session:
-    """A run on a connected cluster.
+    """What a stage is given.
 
     Args:
         config: All values.
         folder: Where the run's files go.
         tracker: Where it is logged.
         resources: What the cluster has.
-        task: Reference to the source task.
+        task_reference: Reference to the source task.
         transfers: The transfer tasks.
         progress: What the user sees.
         stop: Whether the user asked to stop.
@@ -36,8 +36,8 @@ class Session:
     folder: RunFolder
     tracker: Tracker
     resources: Resources
-    task: ray.ObjectRef
-    transfers: Sequence[Task]
+    task_reference: ray.ObjectRef
+    transfers: list[Task]
     progress: Progress
     stop: StopRequest
 

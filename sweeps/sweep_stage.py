@@ -15,7 +15,18 @@ from sweeps.trial import TrialJob
 def sweep_stage(
     session: Session, job: TrialJob, study: BudgetStudy, checkpoint: slim.MaskCheckpoint
 ) -> None:
-    """Train budgets until there are as many as asked."""
+    """Train budgets until there are as many as asked.
+
+    Args:
+        session: The run's.
+        job: What every trial of the sweep shares.
+        study: Picks the budgets; it knows all trials in the end.
+        checkpoint: What networks are cut from.
+
+    Raises:
+        InterruptedRun: If the user asked to stop.
+        StoppedRun: If the disk is full.
+    """
     config, folder, tracker = session.config, session.folder, session.tracker
     epochs = int(config.finetune.epochs or 0)
     reduction = config.finetune.reduction

@@ -14,7 +14,7 @@ from sweeps.study import BudgetStudy
 from sweeps.trials import COMPLETE, TrialRow
 from sweeps.worker import worker_device
 
-DENSE, DENSE_RUN = "dense", "dense.dense"
+DENSE_KEY, DENSE_RUN = "dense", "dense.dense"
 
 
 def testing_stage(session: Session, study: BudgetStudy) -> list[TrialRow]:
@@ -22,13 +22,16 @@ def testing_stage(session: Session, study: BudgetStudy) -> list[TrialRow]:
 
     Returns:
         All trials, with what was found.
+
+    Raises:
+        InterruptedRun: If the user asked to stop.
     """
     folder, progress = session.folder, session.progress
     known: dict[str, float] = folder.recall("test_top1", {})
     complete = [str(row.trial) for row in study.rows() if row.state == COMPLETE]
-    missing = [key for key in [DENSE, *complete] if key not in known]
+    missing = [key for key in [DENSE_KEY, *complete] if key not in known]
     progress.begin("test")
-    jobs = [(_network(session, key), session.task) for key in missing]
+    jobs = [(_network(session, key), session.task_reference) for key in missing]
     for done, (index, result) in enumerate(session.spread(top1_on_test, jobs), 1):
         network = jobs[index][0]
         known[missing[index]] = raised(result)
@@ -52,16 +55,16 @@ def top1_on_test(folder: Path, task: Task) -> float:
 def _log(session: Session, key: str, test_top1: float) -> None:
     """Tell MLflow of one network, whose files say it too now."""
     tracker, network = session.tracker, _network(session, key)
-    run, place = (DENSE_RUN, "dense") if key == DENSE else (run_of(int(key)), "model")
+    run, place = (DENSE_RUN, DENSE_KEY) if key == DENSE_KEY else (run_of(int(key)), "model")
     epochs = int(session.config.finetune.epochs or 0)
     tracker.metrics(run, {"test_top1": test_top1}, step=epochs)
     for name in (slim.serving.HEADER, slim.serving.CARD):
         tracker.artifact(run, network / name, place)
-    if key == DENSE:
+    if key == DENSE_KEY:
         cost = slim.count(architecture_of(slim.load(network)))
         tracker.metrics(run, {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6})
 
 
 def _network(session: Session, key: str) -> Path:
     """Folder of a trial's network, or of the dense one."""
-    return session.folder.dense if key == DENSE else session.folder.models / key
+    return session.folder.dense if key == DENSE_KEY else session.folder.models / key

@@ -39,7 +39,7 @@ def training_stage(
     session.progress.begin(name)
     run, started = tracker.child(name, name), time.monotonic()
     tracker.reopen(run)  # an interrupted one is taken up again
-    arguments = (session.config, session.task, *folders, folder.state / f"{name}.pt")
+    arguments = (session.config, session.task_reference, *folders, folder.state / f"{name}.pt")
     trained = stream(
         function,
         *arguments,

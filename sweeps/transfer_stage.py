@@ -9,11 +9,16 @@ from sweeps.trials import TransferRow, write_table
 
 
 def transfer_stage(session: Session, front: list[int]) -> None:
-    """Train the networks of these trials, and the dense one, on each transfer task."""
+    """Train the networks of these trials, and the dense one, on each transfer task.
+
+    What a network's training raises is noted, and the others go on.
+
+    Raises:
+        InterruptedRun: If the user asked to stop.
+    """
     folder, config, tracker = session.folder, session.config, session.tracker
     results = folder.state / "transfer"
-    tasks = list(session.transfers)
-    jobs = plan_transfer(tasks, front, folder.models, folder.dense, config)
+    jobs = plan_transfer(session.transfers, front, folder.models, folder.dense, config)
     done = [found for job in jobs if (found := finished_transfer(job, results))]
     for finished in done:  # a killed run may not have said so
         log_transfer(tracker, *finished)
@@ -21,7 +26,7 @@ def transfer_stage(session: Session, front: list[int]) -> None:
     todo = [job for job in jobs if not finished_transfer(job, results)]
     if todo:
         session.progress.begin("transfer")
-    references = {task.name: ray.put(task) for task in tasks}
+    references = {task.name: ray.put(task) for task in session.transfers}
     arguments = [(job, references[job.task], config, results) for job in todo]
     for index, result in session.spread(run_transfer, arguments):
         job = todo[index]

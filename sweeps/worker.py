@@ -21,6 +21,7 @@ def _spare_imports() -> None:
     Each network that is cut out is thousands of small objects. Their number wakes the collector,
     which then walks all of torch and timm: that takes longer than the cutting.
     """
+    gc.collect()
     gc.freeze()
 
 

@@ -27,6 +27,13 @@ def test_fresh_weights_are_those_of_a_layout_that_extraction_fills(family, case)
     assert {k: t.shape for k, t in fresh.items()} == {k: t.shape for k, t in cut.items()}
 
 
+def test_networks_without_memory_have_parameters_of_their_own():
+    with torch.device("meta"):
+        build_subnetwork(uneven(spec_of("vit"))).requires_grad_(False).half()
+        after = build_subnetwork(uneven(spec_of("vit")))
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in after.parameters())
+
+
 def test_a_block_gathers_prefix_tokens_and_what_is_left_of_the_kept():
     architecture = uneven(spec_of("deit_distilled"))  # keeps 1 to 5, then 1 to 4, then 1 to 3
     assert token_index(architecture, 0).tolist() == [0, 1, 3, 4, 5, 6, 7]

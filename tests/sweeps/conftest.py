@@ -20,6 +20,8 @@ SMALL = [
         "1",
         "--judge.budgets",
         "12",
+        "--judge.batch",
+        "4",
         "--judge.extra_trials",
         "0",
         "--finetune.epochs",

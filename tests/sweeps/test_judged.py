@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import sweeps.judged
 from slim import Budget
 from sweeps.config import SweepConfig, resolved
 from sweeps.front import non_dominated, spread_over_macs
 from sweeps.judged import JudgedRow, JudgedStudy
+from sweeps.proposals import propose
 from sweeps.space import DENSE
 from tests.sweeps.searched import space_of
 
@@ -59,7 +62,7 @@ def test_a_batch_is_asked_for_while_the_one_before_it_is_judged(tmp_path: Path) 
     study = JudgedStudy(tmp_path / "ahead", CONFIG, space_of(CONFIG))
     batch = study.ask()
     while batch:
-        following, first = study.ask(batch), len(study.rows())
+        following, first = study.pick(study.known(batch)), len(study.rows())
         study.tell([judged_row(study, first + i, budget) for i, budget in enumerate(batch)])
         batch = following
     assert study.rows() == whole
@@ -73,8 +76,25 @@ def test_a_batch_depends_on_all_results_but_those_of_the_batch_before(tmp_path: 
         study.tell([replace(row, val_top1=row.val_top1 * (name == "good")) for row in rows])
     fourth = {name: study.ask() for name, study in found.items()}
     assert fourth["good"] == fourth["bad"]
-    fifth = {name: study.ask(fourth[name]) for name, study in found.items()}
+    fifth = {name: study.pick(study.known(fourth[name])) for name, study in found.items()}
     assert fifth["good"] != fifth["bad"]
+
+
+def test_a_sampler_is_asked_once_for_a_batch_and_not_at_all_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def counted(*args: Any) -> list[Budget]:
+        calls.append(args[-1])
+        return propose(*args)
+
+    monkeypatch.setattr(sweeps.judged, "propose", counted)
+    study = judge(tmp_path, CONFIG)
+    assert len(study.rows()) == 40
+    assert calls == [8] * 5
+    assert study.ask() == []
+    assert calls == [8] * 5
 
 
 def test_a_space_with_few_networks_is_exhausted_instead_of_judged_twice(tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ import run_sweep
 import slim
 from slim.evaluation import top1
 from slim.tasks import Preprocessing, load_task
+from sweeps.config import SweepConfig, from_dict
+from sweeps.judged import JudgedRow, JudgedStudy
+from sweeps.space import BudgetSpace
 from tests.sweeps.conftest import SMALL, FinishedSweep, run_sweep_process
 
 FIGURES = ["gmacs", "params_m", "val_top1", "test_top1", "epochs", "seconds"]
@@ -98,6 +101,24 @@ def test_judged_budgets_are_those_of_optuna_each_worth_what_its_network_scores(
         assert top1(vit, load_task("digits"), "val", preprocessing) == one.val_top1
         assert slim.count(architecture).macs / 1e9 == one.gmacs
         assert slim.count(architecture).params / 1e6 == one.params_m
+
+
+def test_judged_budgets_are_those_that_a_study_asks_for_one_batch_after_the_other(
+    sweep: FinishedSweep, tmp_path: Path
+) -> None:
+    config = from_dict(SweepConfig, yaml.safe_load((sweep.folder / "config.yaml").read_text()))
+    shared = slim.MaskCheckpoint.load(sweep.folder / "shared")
+    study = JudgedStudy(
+        tmp_path / "journal", config, BudgetSpace(config, shared.spec, shared.ranking)
+    )
+    judged = pd.read_csv(sweep.folder / "judged.csv").drop(columns="latency_ms", errors="ignore")
+    rows = [JudgedRow(latency_ms=None, **row) for row in judged.to_dict("records")]
+    while batch := study.ask():
+        told = rows[len(study.rows()) :][: len(batch)]
+        assert [row.budget for row in told] == batch
+        assert len(batch) == 4
+        study.tell(told)
+    assert len(study.rows()) == len(rows)
 
 
 def test_every_trial_is_complete_and_starts_from_the_judged_front(
