@@ -3,8 +3,8 @@
     python benchmarks/search_cost.py --model deit_small_patch16_224 --batch-size 8
 
 Steps of the two alternate in one process, so that the ratio is free of the machine's mood; the
-peak of memory is measured in a fresh process for each. Beside them stands the multiplication of
-activations by masks, as in the paper's code.
+peak of memory is the median of three fresh processes for each. Beside them stands the
+multiplication of activations by masks, as in the paper's code.
 """
 
 import argparse
@@ -94,9 +94,11 @@ def _high_water_mark() -> float:
 
 
 def _peak_apart(kind: str, options: argparse.Namespace) -> float:
+    """The median of fresh processes; the allocator makes them differ by some percent."""
     command = [sys.executable, __file__, "--peak", kind, "--model", options.model]
     command += ["--batch-size", str(options.batch_size), "--threads", str(options.threads)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(3)]
+    return statistics.median(float(process.stdout) for process in done)
 
 
 def _stepper(kind: str, model: str, batch_size: int) -> Callable[[], Any]:

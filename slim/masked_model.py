@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from slim.architecture import Architecture
 from slim.errors import SlimError
+from slim.folded_linear import folded_linear
 from slim.ranking import Scores
 from slim.spec import ModelSpec
 
@@ -16,33 +17,42 @@ TokenMask = Literal["log", "tanh"]
 SMALLEST_TOKEN_MASK = 1e-4
 
 
-class MaskedMlp(nn.Module):
-    """An MLP of timm with a mask on every hidden unit, after the activation.
+class MaskedLinear(nn.Module):
+    """The last layer of an MLP, with a mask on every hidden unit that enters it.
 
-    The mask is folded into the `fc2` weights in each step.
+    The mask is folded into the weights in each step, so it keeps no activations.
     """
 
     kept: Tensor
 
-    def __init__(self, mlp: Any) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.dense = mlp
-        weight = mlp.fc2.weight
-        self.mask = nn.Parameter(weight.new_ones(weight.shape[1]))
+        self.weight, self.bias = linear.weight, linear.bias
+        self.mask = nn.Parameter(linear.weight.new_ones(linear.in_features))
         self.register_buffer("kept", torch.ones_like(self.mask), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, N, D) to (B, N, D)."""
-        folded = {"fc2.weight": self.dense.fc2.weight * (self.mask * self.kept)}
-        out: Tensor = torch.func.functional_call(self.dense, folded, (x,))
-        return out
+        """Map (B, N, units) to (B, N, D)."""
+        return folded_linear(x, self._fold, self.weight, self.bias, self.mask)
+
+    def _fold(
+        self, weight: Tensor, bias: Tensor | None, mask: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """The masked weight, (D, units), and the bias as it is."""
+        return weight * (mask * self.kept), bias
+
+
+def mask_hidden_units(mlp: Any) -> Any:
+    """Put a mask on the hidden units of an MLP of timm: its `fc2` becomes a `MaskedLinear`."""
+    mlp.fc2 = MaskedLinear(mlp.fc2)
+    return mlp
 
 
 class MaskedModel(nn.Module, ABC):
     """A dense timm model whose blocks carry masks.
 
-    A family says how one block is masked; its attention and MLP are then `attn` and `mlp`, each
-    with a `mask` and a buffer `kept`.
+    A family says how one block is masked; its attention is then `attn` with a `mask` and a buffer
+    `kept`, its MLP `mlp` with both in its `fc2`.
 
     Args:
         model: The dense model; its modules are taken over.
@@ -83,7 +93,7 @@ class MaskedModel(nn.Module, ABC):
         return Scores(
             tokens=self.token_masks(),
             mhsa=tuple(block.attn.mask for block in blocks),
-            mlp=tuple(block.mlp.mask for block in blocks),
+            mlp=tuple(block.mlp.fc2.mask for block in blocks),
         )
 
     def mask_values(self) -> Scores:
@@ -132,18 +142,15 @@ class MaskedModel(nn.Module, ABC):
             This model, changed in place.
         """
         for i, block in enumerate(self.blocks):
-            mark_kept(block.mlp.kept, architecture.units[i])
+            mark_kept(block.mlp.fc2.kept, architecture.units[i])
             for head, dims in enumerate(architecture.heads[i]):
                 mark_kept(block.attn.kept[head], dims)
         return self
 
     def dense_state(self) -> dict[str, Tensor]:
         """The dense model's weights under timm's names, masks left out; not copied."""
-        state = {}
-        for name, tensor in self.vit.state_dict().items():
-            if not name.endswith("mask"):
-                state[name.replace(".mlp.dense.", ".mlp.")] = tensor
-        return state
+        state = self.vit.state_dict()
+        return {name: tensor for name, tensor in state.items() if not name.endswith("mask")}
 
 
 def mark_kept(kept: Tensor, indices: tuple[int, ...]) -> None:

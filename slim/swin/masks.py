@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from slim.masked_model import MaskedMlp, MaskedModel
+from slim.folded_linear import folded_linear
+from slim.masked_model import MaskedModel, mask_hidden_units
 from slim.swin.attention import PositionBias, attend_in_windows
 from slim.swin.spec import SwinSpec
 from slim.swin.windows import Windows
@@ -15,7 +15,7 @@ from slim.swin.windows import Windows
 class MaskedWindowAttention(nn.Module):
     """timm's `WindowAttention` with a mask on every head dimension, in and out of the windows.
 
-    The mask, shared by q, k and v, is folded into the qkv weights in each step, so it saves no
+    The mask, shared by q, k and v, is folded into the qkv weights in each step, so it keeps no
     activations.
     """
 
@@ -39,15 +39,21 @@ class MaskedWindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: (B, rows, columns, D) to the same."""
-        fold = (self.mask * self.kept).flatten().repeat(3)
-        bias = None if self.qkv.bias is None else self.qkv.bias * fold
-        qkv = F.linear(self.windows.partition(x), self.qkv.weight * fold[:, None], bias)
+        x, dense = self.windows.partition(x), self.qkv
+        qkv = folded_linear(x, self._fold_qkv, dense.weight, dense.bias, self.mask)
         qkv = qkv.unflatten(-1, (3, self.num_heads, self.head_dim))  # (B, W, area, 3, H, d)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, W, H, area, d) each
         added = self.position_bias(self.relative_position_bias_table)
         drop = self.attn_drop.p if self.training else 0.0
         out = torch.cat(attend_in_windows(q, k, v, added, self.scale, drop).unbind(2), dim=-1)
         return self.windows.merge(self.proj_drop(self.proj(out)))
+
+    def _fold_qkv(
+        self, weight: Tensor, bias: Tensor | None, mask: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """The masked weight, (3 * H * d, D), and bias."""
+        fold = (mask * self.kept).flatten().repeat(3)
+        return weight * fold[:, None], None if bias is None else bias * fold
 
 
 class MaskedSwinBlock(nn.Module):
@@ -58,7 +64,7 @@ class MaskedSwinBlock(nn.Module):
         self.norm1, self.drop_path1 = block.norm1, block.drop_path1
         self.norm2, self.drop_path2 = block.norm2, block.drop_path2
         self.attn = MaskedWindowAttention(block.attn, windows)
-        self.mlp = MaskedMlp(block.mlp)
+        self.mlp = mask_hidden_units(block.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, rows, columns, D) to the same."""

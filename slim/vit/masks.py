@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slim.architecture import Architecture
-from slim.masked_model import SMALLEST_TOKEN_MASK, MaskedMlp, MaskedModel, mark_kept
+from slim.folded_linear import folded_linear
+from slim.masked_model import SMALLEST_TOKEN_MASK, MaskedModel, mark_kept, mask_hidden_units
 from slim.ranking import Scores
 from slim.vit.spec import VitSpec
 
@@ -19,7 +20,7 @@ DROPPED = -1e30
 class MaskedAttention(nn.Module):
     """timm's `Attention` with a mask on every head dimension, shared by q, k and v.
 
-    The mask is folded into the qkv weights in each step, so it saves no activations. The token
+    The mask is folded into the qkv weights in each step, so it keeps no activations. The token
     mask leaves the softmax as an additive log-mask: the weights are widened by spare dimensions
     of every head, of which the first holds 1 in the queries and the log-mask in the keys. They
     are as many in q, k and v, because the fused kernels take equal widths alone, and bring the
@@ -45,7 +46,8 @@ class MaskedAttention(nn.Module):
 
     def forward(self, x: Tensor, log_mask: Tensor) -> Tensor:
         """Attend: (B, N, D) and the tokens' log-mask (N,) to (B, N, D)."""
-        qkv = F.linear(x, self._qkv_weight(), self._qkv_bias())  # (B, N, 3 * H * (d + spare))
+        # (B, N, 3 * H * (d + spare))
+        qkv = folded_linear(x, self._fold_qkv, self.qkv.weight, self.qkv.bias, self.mask)
         qkv = qkv.unflatten(-1, (3, self.num_heads, self.head_dim + self.spare))
         qkv[:, :, 1, :, self.head_dim] += (log_mask / self.scale).to(qkv.dtype)[:, None]
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, d + spare) each
@@ -53,26 +55,31 @@ class MaskedAttention(nn.Module):
         drop = self.attn_drop.p if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=self.scale)
         out = out.transpose(1, 2).flatten(2)  # (B, N, H * (d + spare)), not copied
-        weight = self.proj.weight.unflatten(1, (self.num_heads, self.head_dim))
-        weight = F.pad(weight, (0, self.spare)).flatten(1)
-        projected: Tensor = self.proj_drop(F.linear(out, weight, self.proj.bias))
+        out = folded_linear(out, self._widen_proj, self.proj.weight, self.proj.bias)
+        projected: Tensor = self.proj_drop(out)
         return projected
 
-    def _qkv_weight(self) -> Tensor:
-        """The masked weights with zeros for the spare dimensions: (3 * H * (d + spare), D)."""
-        fold = self.mask * self.kept
-        weight = self.qkv.weight.unflatten(0, (3, *fold.shape)) * fold[..., None]
-        return F.pad(weight, (0, 0, 0, self.spare)).flatten(0, 2)
+    def _fold_qkv(
+        self, weight: Tensor, bias: Tensor | None, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The masked weight and bias, widened: (3 * H * (d + spare), D) and as many.
 
-    def _qkv_bias(self) -> Tensor:
-        """The masked bias, and 1 in the first spare dimension of the queries."""
-        fold = self.mask * self.kept
-        bias = fold.new_zeros(3, *fold.shape)
-        if self.qkv.bias is not None:
-            bias = self.qkv.bias.view(3, *fold.shape) * fold
-        one = torch.zeros_like(bias[..., :1])
+        The first spare dimension of the queries has the bias 1, all others are 0.
+        """
+        fold = mask * self.kept
+        weight = weight.unflatten(0, (3, *fold.shape)) * fold[..., None]
+        masked = fold.new_zeros(3, *fold.shape)
+        if bias is not None:
+            masked = bias.view(3, *fold.shape) * fold
+        one = torch.zeros_like(masked[..., :1])
         one[0] = 1.0
-        return F.pad(torch.cat([bias, one], dim=-1), (0, self.spare - 1)).flatten()
+        masked = F.pad(torch.cat([masked, one], dim=-1), (0, self.spare - 1))
+        return F.pad(weight, (0, 0, 0, self.spare)).flatten(0, 2), masked.flatten()
+
+    def _widen_proj(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The weight with zeros for the spare dimensions, (D, H * (d + spare)), and the bias."""
+        heads = weight.unflatten(1, (self.num_heads, self.head_dim))
+        return F.pad(heads, (0, self.spare)).flatten(1), bias
 
     def _normalise(self, norm: Any, x: Tensor) -> Tensor:
         """The qk-norm of all but the spare dimensions: (B, H, N, d + spare) to the same."""
@@ -93,7 +100,7 @@ class MaskedBlock(nn.Module):
         self.norm1, self.ls1, self.drop_path1 = block.norm1, block.ls1, block.drop_path1
         self.norm2, self.ls2, self.drop_path2 = block.norm2, block.ls2, block.drop_path2
         self.attn = MaskedAttention(block.attn)
-        self.mlp = MaskedMlp(block.mlp)
+        self.mlp = mask_hidden_units(block.mlp)
         like = block.attn.qkv.weight
         self.token_mask = nn.Parameter(like.new_ones(num_patches))
         self.register_buffer("kept", torch.ones_like(self.token_mask), persistent=False)

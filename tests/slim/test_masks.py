@@ -87,7 +87,7 @@ def test_the_given_models_dropout_stays():
     block = fresh.vit.blocks[-1]
     assert fresh.vit.head_drop.p == 0.1
     assert block.attn.attn_drop.p == 0.2
-    assert block.attn.proj_drop.p == block.mlp.dense.drop1.p == 0.3
+    assert block.attn.proj_drop.p == block.mlp.drop1.p == 0.3
     assert block.drop_path1.drop_prob == block.drop_path2.drop_prob == 0.5
 
 
@@ -95,7 +95,7 @@ def test_the_given_swins_dropout_stays():
     rates = {"attn_drop_rate": 0.2, "proj_drop_rate": 0.3, "drop_path_rate": 0.5}
     block = attach_masks(swin(**rates)()).blocks[-1]
     assert block.attn.attn_drop.p == 0.2
-    assert block.attn.proj_drop.p == block.mlp.dense.drop1.p == 0.3
+    assert block.attn.proj_drop.p == block.mlp.drop1.p == 0.3
     assert block.drop_path1.drop_prob == block.drop_path2.drop_prob == 0.5
 
 
@@ -164,7 +164,7 @@ def test_masks_scale_qkv_softmax_weights_and_units():
         for soft, block in zip(model.vit.blocks, original.blocks, strict=True):
             tokens = F.pad(soft.token_mask, (1, 0), value=1.0)
             x = x + attend(block.attn, block.norm1(x), soft.attn.mask, tokens)
-            hidden = block.mlp.act(block.mlp.fc1(block.norm2(x))) * soft.mlp.mask
+            hidden = block.mlp.act(block.mlp.fc1(block.norm2(x))) * soft.mlp.fc2.mask
             x = x + block.mlp.fc2(hidden)
             ours = soft(ours)
     torch.testing.assert_close(ours, x, rtol=1e-10, atol=1e-10)

@@ -107,7 +107,7 @@ def test_every_mask_is_pulled_down_alike():
         for mask, weight in (
             (block.token_mask, 0.5),
             (block.attn.mask, 0.6),
-            (block.mlp.mask, 0.7),
+            (block.mlp.fc2.mask, 0.7),
         ):
             torch.testing.assert_close(
                 mask.grad, torch.full_like(mask, weight / (2 * mask.numel()))
