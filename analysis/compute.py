@@ -88,7 +88,7 @@ def early_stops_sentence(data: ComputeData) -> str:
     stopped = data.trials[data.trials["state"] == "PRUNED"]
     if stopped.empty:
         return "No trial was stopped early."
-    whole = data.trials.loc[data.trials["state"] == "COMPLETE", "epochs"].max()
+    whole = data.trials.loc[data.trials["state"] == "COMPLETE", "epochs"].min()
     told = (
         f"{wording.counted(len(stopped), 'trial')} of {len(data.trials)} "
         f"{'was' if len(stopped) == 1 else 'were'} stopped early"

@@ -214,6 +214,9 @@ class FinetuneConfig(TrainConfig):
 
     Args:
         epochs: Passes over the train split; default: 1 after weight sharing, else 4.
+        front_epochs: Further passes for networks of the front, once all trials have ended; one
+            that is not better on val afterwards stays as it was.
+        front_networks: How many networks of the front these are at most, spread over its MACs.
         repair_images: Training images for the closed-form repair before fine-tuning, 0 for none;
             default: 1024, and none after weight sharing. The repair is taken back where val says
             that it does not help.
@@ -227,6 +230,8 @@ class FinetuneConfig(TrainConfig):
     lr: PositiveFloat = 7e-4
     weight_decay: NonNegativeFloat = 0.02
     warmup_epochs: NonNegativeFloat = 0.2
+    front_epochs: NonNegativeInt = 0
+    front_networks: PositiveInt = 10
     repair_images: NonNegativeInt | None = None
     reduction: NonNegativeInt = 0
     distillation: ClosedUnitInterval = 0.9

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +127,22 @@ class BudgetStudy:
         return {t.number: tuple(t.user_attrs[key]) for t in kept if key in t.user_attrs}
 
     def rows(self) -> list[TrialRow]:
-        """The finished trials, by number; test accuracies stand elsewhere."""
+        """The ended trials, by number, as they stand; test accuracies stand elsewhere."""
+        attributes, rows = self.study.user_attrs, self.trained_rows()
+        return [_trained_on(row, attributes.get(_finish_key(row.trial))) for row in rows]
+
+    def trained_rows(self) -> list[TrialRow]:
+        """The ended trials, by number, before networks of the front were trained on."""
         return [self.readings.row(trial) for trial in self._frozen(*STATES)]
+
+    def finish(self, number: int, val_top1: float, epochs: int, seconds: float) -> None:
+        """Write down what further training made of a trial; the sampler does not hear of it."""
+        figures = {"val_top1": val_top1, "epochs": epochs, "seconds": seconds}
+        self.study.set_user_attr(_finish_key(number), figures)
+
+    def is_finished(self, number: int) -> bool:
+        """Whether a trial's network had its further training."""
+        return _finish_key(number) in self.study.user_attrs
 
     def reason(self, number: int) -> str:
         """Why a trial did not complete; empty if it did."""
@@ -213,6 +227,22 @@ def first_budgets(config: SweepConfig, space: BudgetSpace, judged: JudgedStudy) 
     start = 1 + math.ceil(config.judge.start * (config.trials - 1))
     picked = [row.budget for row in spread_over_macs(front)]
     return _each_once([DENSE, *picked], space)[:start]
+
+
+def _finish_key(number: int) -> str:
+    return f"finished {number}"
+
+
+def _trained_on(row: TrialRow, finished: dict[str, Any] | None) -> TrialRow:
+    """A trial's row after further training, which counts where it raised the accuracy."""
+    if finished is None or finished["val_top1"] <= float(row.val_top1 or 0.0):
+        return row
+    return replace(
+        row,
+        val_top1=finished["val_top1"],
+        epochs=row.epochs + finished["epochs"],
+        seconds=row.seconds + finished["seconds"],
+    )
 
 
 def _each_once(budgets: Sequence[Budget], space: BudgetSpace) -> list[Budget]:
