@@ -88,7 +88,8 @@ def early_stops_sentence(data: ComputeData) -> str:
     stopped = data.trials[data.trials["state"] == "PRUNED"]
     if stopped.empty:
         return "No trial was stopped early."
-    whole = data.trials.loc[data.trials["state"] == "COMPLETE", "epochs"].min()
+    complete = data.trials.loc[data.trials["state"] == "COMPLETE", "epochs"]
+    whole = complete.mode().min()  # the front may have trained on
     told = (
         f"{wording.counted(len(stopped), 'trial')} of {len(data.trials)} "
         f"{'was' if len(stopped) == 1 else 'were'} stopped early"
