@@ -48,9 +48,8 @@ def repeat_trial(row: TrialRow, repeat: int, job: TrialJob, folder: Path) -> Rep
             pass
     if row.epochs > int(job.config.finetune.epochs or 0):  # the trial's network was trained on
         target = again.states / name / "finish"
-        finished = finish_network(repeat * 10_007 + row.trial, again, network, target)
-        if finished.val_top1 > slim.serving.load_about(network)["val_top1"]:
-            network = target / NETWORK
+        finish_network(repeat * 10_007 + row.trial, again, network, target)
+        network = target / NETWORK
     device, preprocessing = worker_device(), job.shared.preprocessing
     vit = slim.load(network).to(device)
     task = ray.get(job.shared.task)

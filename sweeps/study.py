@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from sweeps.judged import JudgedStudy
 from sweeps.proposals import Observation, propose
 from sweeps.readings import STATES, Readings
 from sweeps.space import DENSE, DIMENSIONS, BudgetSpace
-from sweeps.trials import PRUNED, TrialRow
+from sweeps.trials import PRUNED, TrialRow, trained_on
 
+FINISHED = "finished"  # further trainings, by trial
 FEWEST_PAIRS = 5  # fewer trained budgets say nothing of a rank correlation
 _TRIES = 20
 
@@ -128,21 +129,31 @@ class BudgetStudy:
 
     def rows(self) -> list[TrialRow]:
         """The ended trials, by number, as they stand; test accuracies stand elsewhere."""
-        attributes, rows = self.study.user_attrs, self.trained_rows()
-        return [_trained_on(row, attributes.get(_finish_key(row.trial))) for row in rows]
+        finished = self.finished()
+        return [trained_on(row, finished.get(row.trial)) for row in self.trained_rows()]
 
     def trained_rows(self) -> list[TrialRow]:
         """The ended trials, by number, before networks of the front were trained on."""
         return [self.readings.row(trial) for trial in self._frozen(*STATES)]
 
-    def finish(self, number: int, val_top1: float, epochs: int, seconds: float) -> None:
-        """Write down what further training made of a trial; the sampler does not hear of it."""
-        figures = {"val_top1": val_top1, "epochs": epochs, "seconds": seconds}
-        self.study.set_user_attr(_finish_key(number), figures)
+    def finish(self, row: TrialRow, val_top1: float, epochs: int, seconds: float) -> None:
+        """Write down the further training of a trial's network; the sampler does not hear of it.
 
-    def is_finished(self, number: int) -> bool:
-        """Whether a trial's network had its further training."""
-        return _finish_key(number) in self.study.user_attrs
+        Args:
+            row: The trial's, before.
+            val_top1: After it.
+            epochs: How many it had.
+            seconds: It took.
+        """
+        figures = {"trial_top1": row.val_top1, "val_top1": val_top1}
+        figures |= {"epochs": epochs, "seconds": seconds}
+        finished = self.study.user_attrs.get(FINISHED, {})
+        self.study.set_user_attr(FINISHED, finished | {str(row.trial): figures})
+
+    def finished(self) -> dict[int, dict[str, Any]]:
+        """What `finish` was told, by trial."""
+        told = self.study.user_attrs.get(FINISHED, {})
+        return {int(number): figures for number, figures in told.items()}
 
     def reason(self, number: int) -> str:
         """Why a trial did not complete; empty if it did."""
@@ -227,22 +238,6 @@ def first_budgets(config: SweepConfig, space: BudgetSpace, judged: JudgedStudy) 
     start = 1 + math.ceil(config.judge.start * (config.trials - 1))
     picked = [row.budget for row in spread_over_macs(front)]
     return _each_once([DENSE, *picked], space)[:start]
-
-
-def _finish_key(number: int) -> str:
-    return f"finished {number}"
-
-
-def _trained_on(row: TrialRow, finished: dict[str, Any] | None) -> TrialRow:
-    """A trial's row after further training, which counts where it raised the accuracy."""
-    if finished is None or finished["val_top1"] <= float(row.val_top1 or 0.0):
-        return row
-    return replace(
-        row,
-        val_top1=finished["val_top1"],
-        epochs=row.epochs + finished["epochs"],
-        seconds=row.seconds + finished["seconds"],
-    )
 
 
 def _each_once(budgets: Sequence[Budget], space: BudgetSpace) -> list[Budget]:

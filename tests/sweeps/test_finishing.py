@@ -1,8 +1,10 @@
-"""Networks of the front are trained on once all trials have ended, and kept where val says so."""
+"""Networks of the front are trained on once all trials have ended."""
 
 import os
 import shutil
 import signal
+from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -17,10 +19,14 @@ import slim
 from slim.evaluation import top1
 from slim.tasks import load_task
 from sweeps.dense import saved_preprocessing
+from sweeps.finish_stage import next_to_finish
 from sweeps.front import pareto_front
+from sweeps.study import FINISHED, BudgetStudy
 from sweeps.trials import TrialRow
 from tests.sweeps.conftest import SMALL, FinishedSweep, run_sweep_process
 from tests.sweeps.test_interruption import start, wait_for
+from tests.sweeps.test_study import CONFIG, begun
+from tests.sweeps.test_study import row as made_up
 
 EPOCHS, MOST, FURTHER = 1, 2, 2
 
@@ -40,28 +46,23 @@ def trained_on(tmp_path_factory: pytest.TempPathFactory) -> FinishedSweep:
     return FinishedSweep(cwd, cwd / "runs" / "on", uri, done.stdout + done.stderr)
 
 
-def better(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials whose network was trained on and kept."""
-    return trials[trials.epochs == EPOCHS + FURTHER]
-
-
 def study_of(run: FinishedSweep) -> optuna.Study:
     backend = JournalFileBackend(str(run.folder / "state" / "study.journal"))
     return optuna.load_study(study_name="budgets", storage=JournalStorage(backend))
 
 
-def test_some_networks_of_the_front_are_better_now_and_all_others_as_they_were(
+def test_networks_of_the_front_had_further_training_and_others_are_as_they_were(
     trained_on: FinishedSweep,
 ) -> None:
-    study, trials = study_of(trained_on), trained_on.trials
-    tried = {int(key.split()[1]) for key in study.user_attrs if key.startswith("finished")}
-    assert len(tried) == MOST
-    assert 0 < len(better(trials)) <= MOST
-    assert set(better(trials).trial) <= tried
-    for row in trials.itertuples():
-        short, finished = study.trials[row.trial], row.trial in set(better(trials).trial)
-        assert (row.val_top1 > short.values[0]) == finished
-        assert finished or (row.val_top1, row.epochs) == (short.values[0], EPOCHS)
+    study, trials = study_of(trained_on), trained_on.trials.set_index("trial")
+    finished = {int(number): told for number, told in study.user_attrs[FINISHED].items()}
+    assert len(finished) == MOST
+    for number, row in trials.iterrows():
+        asked = study.trials[number].values[0]
+        told = finished.get(number, {"trial_top1": asked, "val_top1": asked})
+        assert told["trial_top1"] == asked
+        assert row.val_top1 == told["val_top1"]
+        assert row.epochs == EPOCHS + FURTHER * (number in finished)
 
 
 def test_saved_networks_tables_and_mlflow_say_the_same(trained_on: FinishedSweep) -> None:
@@ -129,3 +130,42 @@ def test_interrupted_and_resumed_it_ends_as_if_it_had_not_been(
 
 def _weights(network: Path) -> bytes:
     return (network / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> BudgetStudy:
+    """Four trials, of which trial 3 was the luckiest: it is no dearer than trial 2."""
+    study = begun(tmp_path / "journal", CONFIG)
+    for gmacs, val_top1 in ((4.0, 80.0), (1.0, 60.0), (2.0, 70.0), (2.0, 71.0)):
+        proposal = study.ask()
+        assert proposal is not None
+        study.complete(replace(made_up(proposal), gmacs=gmacs, val_top1=val_top1))
+    return study
+
+
+def finish(study: BudgetStudy, number: int, val_top1: float) -> None:
+    study.finish(study.trained_rows()[number], val_top1, epochs=8, seconds=1.0)
+
+
+def numbers(study: BudgetStudy, most: int = 10, tested: Container[str] = ()) -> list[int]:
+    return [row.trial for row in next_to_finish(study, most, tested)]
+
+
+def test_rounds_go_on_until_all_on_the_front_had_the_same_training(study: BudgetStudy) -> None:
+    assert numbers(study) == [0, 1, 3]
+    finish(study, 1, 65.0)
+    assert numbers(study) == [0, 3]  # the round stays what it was
+    finish(study, 0, 82.0)
+    finish(study, 3, 69.0)  # was lucky: trial 2 comes on the front in its place
+    assert numbers(study) == [2]
+    finish(study, 2, 72.0)
+    assert numbers(study) == []
+
+
+def test_no_more_are_trained_on_than_asked_and_none_that_was_tested(study: BudgetStudy) -> None:
+    assert numbers(study, most=2) == [0, 1]
+    assert numbers(study, tested={"0"}) == [1, 3]
+    finish(study, 0, 82.0)
+    finish(study, 1, 65.0)
+    assert numbers(study, most=2) == []
+    assert numbers(study, most=1, tested={"0", "1"}) == [3]  # resumed with more trials
