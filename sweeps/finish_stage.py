@@ -37,10 +37,12 @@ def finish_stage(session: Session, job: TrialJob, study: BudgetStudy) -> None:
     while todo := next_to_finish(study, most, tested):
         places = [(folder.models / str(row.trial), states / str(row.trial)) for row in todo]
         jobs = [(row.trial, job, *place) for row, place in zip(todo, places, strict=True)]
-        for index, result in session.spread(finish_network, jobs):
+        for ended, (index, result) in enumerate(session.spread(finish_network, jobs), 1):
             detail = _keep(session, study, todo[index], places[index][1], result)
             session.progress.trials(study.rows(), 0)
-            session.progress.advance("finish", len(study.finished()) / most, detail)
+            done = len(study.finished())
+            share = done / (done + len(jobs) - ended)
+            session.progress.advance("finish", share, detail)
     _publish(session, study)
 
 
