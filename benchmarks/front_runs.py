@@ -44,7 +44,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         *("--share.distillation", "0"),
         *("--finetune.distillation", "0"),
     ),
-    "front not trained on": ("--finetune.front_epochs", "0"),
+    "front trained on": ("--finetune.front_epochs", "8"),
     "four epochs": ("--finetune.epochs", "4"),
     "four epochs, early stopping (5)": ("--finetune.epochs", "4", "--finetune.reduction", "2"),
 }

@@ -214,9 +214,9 @@ class FinetuneConfig(TrainConfig):
 
     Args:
         epochs: Passes over the train split; default: 1 after weight sharing, else 4.
-        front_epochs: Further passes for networks of the front, once all trials have ended, 0 for
-            none; default: 8 after weight sharing, else none. They are trained on until all that
-            are on the front then had the same training.
+        front_epochs: Further passes for networks of the front, once all trials have ended, until
+            all that are on the front then had the same training; 0 for none. Rows of trials then
+            tell of the network that was trained on.
         front_networks: How many networks these are at most.
         repair_images: Training images for the closed-form repair before fine-tuning, 0 for none;
             default: 1024, and none after weight sharing. The repair is taken back where val says
@@ -231,7 +231,7 @@ class FinetuneConfig(TrainConfig):
     lr: PositiveFloat = 7e-4
     weight_decay: NonNegativeFloat = 0.02
     warmup_epochs: NonNegativeFloat = 0.2
-    front_epochs: NonNegativeInt | None = None
+    front_epochs: NonNegativeInt = 0
     front_networks: PositiveInt = 16
     repair_images: NonNegativeInt | None = None
     reduction: NonNegativeInt = 0
@@ -392,7 +392,6 @@ def resolved(config: SweepConfig) -> SweepConfig:
         finetune=replace(
             finetune,
             epochs=_or(finetune.epochs, 1 if share_epochs else 4),
-            front_epochs=_or(finetune.front_epochs, 8 if share_epochs else 0),
             repair_images=_or(finetune.repair_images, 0 if share_epochs else 1024),
         ),
     )

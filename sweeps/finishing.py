@@ -49,7 +49,7 @@ def finish_network(seed: int, job: TrialJob, source: Path, target: Path) -> Fini
         started, device = time.monotonic(), worker_device()
         vit, task = slim.load(source).to(device), ray.get(job.shared.task)
         teacher = receive_teacher(job.shared).to(device)
-        epochs = int(job.config.finetune.front_epochs or 0)
+        epochs = job.config.finetune.front_epochs
         seed += job.config.seed * 1_000_003 + OWN_SEEDS
         training = fine_tuning(vit, teacher, task, job, epochs, seed)
         state = target / "training.pt"

@@ -123,7 +123,7 @@ def make_plan(
     gmacs = dense.macs / 1e9
     train, val, test = (task.size(split) for split in ("train", "val", "test"))
     share = mean_share(space)
-    epochs, further = int(config.finetune.epochs or 0), int(config.finetune.front_epochs or 0)
+    epochs, further = int(config.finetune.epochs or 0), config.finetune.front_epochs
     trial = _trial_work(config, epochs, gmacs, share, train, val)
     on = _trial_work(config, further, gmacs, share, train, val) if further else 0.0
     judged = int(config.judge.budgets or 0)

@@ -26,8 +26,6 @@ SMALL = [
         "0",
         "--finetune.epochs",
         "1",
-        "--finetune.front_epochs",
-        "0",
     ),
     *("--transfer.epochs", "1", "--space.uniform", "[0.5]"),
 ]
