@@ -88,8 +88,7 @@ def early_stops_sentence(data: ComputeData) -> str:
     stopped = data.trials[data.trials["state"] == "PRUNED"]
     if stopped.empty:
         return "No trial was stopped early."
-    complete = data.trials.loc[data.trials["state"] == "COMPLETE", "epochs"]
-    whole = complete.mode().min()  # the front may have trained on
+    whole = data.trials.loc[data.trials["state"] == "COMPLETE", "epochs"].max()
     told = (
         f"{wording.counted(len(stopped), 'trial')} of {len(data.trials)} "
         f"{'was' if len(stopped) == 1 else 'were'} stopped early"

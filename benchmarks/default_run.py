@@ -41,19 +41,16 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--storage", type=Path, default=Path("runs/benchmarks/default_run"))
-    parser.add_argument("--front-epochs", type=int, default=0, help="of the front, where shared")
     options = parser.parse_args()
     runs = [(seed, method) for seed in options.seeds for method in METHODS]
-    further = options.front_epochs
-    rows = [row_of(options.storage.resolve(), seed, method, further) for seed, method in runs]
+    rows = [row_of(options.storage.resolve(), seed, method) for seed, method in runs]
     show(f"default runs on {machine()}", pd.DataFrame(rows))
 
 
-def row_of(storage: Path, seed: int, method: str, front_epochs: int) -> dict[str, Any]:
+def row_of(storage: Path, seed: int, method: str) -> dict[str, Any]:
     """Finish a run, and say what it found."""
-    further = front_epochs if method == "share" else 0
-    folder = storage / (f"{method}-{seed}" + f"-front-{further}" * bool(further))
-    finish(folder, seed, method, further)
+    folder = storage / f"{method}-{seed}"
+    finish(folder, seed, method)
     trials = pd.read_csv(folder / "trials.csv")
     complete = trials[trials["state"] == COMPLETE]
     path = folder / "judged.csv"
@@ -94,12 +91,11 @@ def gains(folder: Path, trials: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def finish(folder: Path, seed: int, method: str, front_epochs: int) -> None:
+def finish(folder: Path, seed: int, method: str) -> None:
     """Begin a run or go on with it; one that is finished ends at once."""
     begun = (folder / "config.yaml").is_file()
     fresh = ["--name", folder.name, "--seed", str(seed), "--method", method, "--tasks", "none"]
     fresh += ["--tracking-uri", f"sqlite:///{folder.parent / 'mlflow.db'}", "--cluster", "local"]
-    fresh += ["--finetune.front_epochs", str(front_epochs)]
     command = ["--resume", folder.name] if begun else fresh
     folder.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(

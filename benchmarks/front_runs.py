@@ -25,9 +25,7 @@ import slim
 from slim.seeds import seed_alike
 from slim.sharing import random_budgets
 from sweeps.config import SweepConfig, from_dict, resolved
-from sweeps.journal import open_study
 from sweeps.space import DENSE, smallest_budget
-from sweeps.study import FINISHED
 from sweeps.trials import COMPLETE
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +42,6 @@ PARTS: dict[str, tuple[str, ...]] = {
         *("--share.distillation", "0"),
         *("--finetune.distillation", "0"),
     ),
-    "front trained on": ("--finetune.front_epochs", "8"),
     "four epochs": ("--finetune.epochs", "4"),
     "four epochs, early stopping (5)": ("--finetune.epochs", "4", "--finetune.reduction", "2"),
 }
@@ -133,15 +130,12 @@ def course(setting: Setting, run: Run) -> Course:
         SweepConfig, yaml.safe_load((folder / "config.yaml").read_text())
     )
     work = Work(setting, config, folder)
-    rows = pd.read_csv(folder / "trials.csv").to_dict("records")
+    trials = pd.read_csv(folder / "trials.csv")
     shared = work.sharing() + work.judging()
     dense = setting.dense_point(run.seed)
-    study = open_study(folder / "state" / "study.journal", "budgets")
-    finished = study.user_attrs.get(FINISHED, {})
-    points = [work.point(row, finished.get(str(row["trial"]))) for row in rows]
-    points += [work.further(rows[int(number)], finished[number]) for number in finished]
+    points = tuple(work.point(row) for row in trials.to_dict("records"))
     chance = 100 / task.num_classes
-    return Course(run.arm, run.seed, work.search(), shared, dense, chance, tuple(points))
+    return Course(run.arm, run.seed, work.search(), shared, dense, chance, points)
 
 
 class Work:
@@ -194,42 +188,20 @@ class Work:
         rows = pd.read_csv(path).to_dict("records")
         return sum(self.untrained(_budget(row)) for row in rows)
 
-    def point(self, row: dict[str, Any], finished: dict[str, Any] | None) -> Point:
-        """A trial, from its row in trials.csv, before its network was trained on.
-
-        One that was trained on was tested after that alone.
-        """
-        epochs, val = int(row["epochs"]), float(row["val_top1"])
-        test: float | None = float(row["test_top1"])
-        if finished:
-            epochs, val, test = epochs - finished["epochs"], finished["trial_top1"], None
+    def point(self, row: dict[str, Any]) -> Point:
+        """A trial, from its row in trials.csv."""
+        options, gmacs, epochs = self.config.finetune, float(row["gmacs"]), int(row["epochs"])
+        teacher = self.dense * bool(options.distillation)
+        trained = (TRAIN * gmacs + teacher) * self.seen(options.batch_size)
         complete = row["state"] == COMPLETE
         return Point(
             network=int(row["trial"]),
-            gmacs=float(row["gmacs"]),
-            val_top1=val if complete else None,
-            test_top1=test if complete else None,
+            gmacs=gmacs,
+            val_top1=float(row["val_top1"]) if complete else None,
+            test_top1=float(row["test_top1"]) if complete else None,
             epochs=epochs,
-            compute=self.untrained(_budget(row)) + self.trained(row, epochs),
+            compute=self.untrained(_budget(row)) + epochs * (trained + gmacs * self.val),
         )
-
-    def further(self, row: dict[str, Any], finished: dict[str, Any]) -> Point:
-        """The same network after it was trained on."""
-        return Point(
-            network=int(row["trial"]),
-            gmacs=float(row["gmacs"]),
-            val_top1=float(row["val_top1"]),
-            test_top1=float(row["test_top1"]),
-            epochs=int(row["epochs"]),
-            compute=self.trained(row, finished["epochs"]),
-        )
-
-    def trained(self, row: dict[str, Any], epochs: int) -> float:
-        """Of so many epochs of a network."""
-        options, gmacs = self.config.finetune, float(row["gmacs"])
-        teacher = self.dense * bool(options.distillation)
-        seen = (TRAIN * gmacs + teacher) * self.seen(options.batch_size)
-        return epochs * (seen + gmacs * self.val)
 
     def untrained(self, budget: slim.Budget) -> float:
         """Of evaluating a fresh network, and of repairing it where the run does."""

@@ -34,8 +34,7 @@ def hypervolume_table(courses: Sequence[Course], few: int) -> pd.DataFrame:
             rows.append(
                 {
                     "arm": arm,
-                    "networks": _networks(cut),
-                    "trained on": max(len(seed.points) for seed in cut) - _networks(cut),
+                    "networks": networks,
                     "hypervolume, % of the box": told(volume, error),
                     "compute": mean_and_error([seed.compute(True)[-1] for seed in cut])[0],
                     "without the search": mean_and_error([s.compute(False)[-1] for s in cut])[0],
@@ -48,7 +47,7 @@ def final_fronts(courses: Sequence[Course]) -> pd.DataFrame:
     """Test top-1 of each arm's final front at levels of the dense MACs."""
     rows = []
     for arm, seeds in by_arm(courses).items():
-        row: dict[str, object] = {"arm": arm, "networks": str(_networks(seeds))}
+        row: dict[str, object] = {"arm": arm, "networks": str(max(len(s.points) for s in seeds))}
         for level in LEVELS:
             mean, error = mean_and_error([seed.test_at(level) for seed in seeds])
             row[f"at {level:.0%}"] = told(mean, error)
@@ -77,11 +76,6 @@ def aims(courses: Sequence[Course], few: int) -> list[str]:
         if DEFAULT in arms and other in arms:
             lines.append(_levels(arms[DEFAULT], arms[other], other))
     return lines
-
-
-def _networks(courses: Sequence[Course]) -> int:
-    """How many networks an arm trained; those of the front are trained on after that."""
-    return max(len({point.network for point in course.points}) for course in courses)
 
 
 def _reached(

@@ -214,10 +214,6 @@ class FinetuneConfig(TrainConfig):
 
     Args:
         epochs: Passes over the train split; default: 1 after weight sharing, else 4.
-        front_epochs: Further passes for networks of the front, once all trials have ended, until
-            all that are on the front then had the same training; 0 for none. Rows of trials then
-            tell of the network that was trained on.
-        front_networks: How many networks these are at most.
         repair_images: Training images for the closed-form repair before fine-tuning, 0 for none;
             default: 1024, and none after weight sharing. The repair is taken back where val says
             that it does not help.
@@ -231,8 +227,6 @@ class FinetuneConfig(TrainConfig):
     lr: PositiveFloat = 7e-4
     weight_decay: NonNegativeFloat = 0.02
     warmup_epochs: NonNegativeFloat = 0.2
-    front_epochs: NonNegativeInt = 0
-    front_networks: PositiveInt = 16
     repair_images: NonNegativeInt | None = None
     reduction: NonNegativeInt = 0
     distillation: ClosedUnitInterval = 0.9

@@ -16,7 +16,6 @@ from sweeps.cluster import Resources, connect, expected_concurrency
 from sweeps.config import SweepConfig, flatten
 from sweeps.dense import dense_epochs, preprocessing_for, saved_preprocessing, train_dense
 from sweeps.errors import InputError, InterruptedRun, StoppedRun
-from sweeps.finish_stage import finish_stage
 from sweeps.front import pareto_front
 from sweeps.inputs import check_inputs, resumed_config
 from sweeps.judged import JudgedStudy
@@ -177,7 +176,6 @@ def _stages(session: Session, task: Task) -> list[TrialRow]:
     judged = judging_stage(session, job, JudgedStudy(folder.journal, config, space))
     study = BudgetStudy(folder.journal, config, space, judged)
     sweep_stage(session, job, study, checkpoint)
-    finish_stage(session, job, study)
     repeats = repeat_stage(session, job, pareto_front(study.rows()))
     rows = testing_stage(session, study)
     publish_repeats(session, rows, repeats)

@@ -123,20 +123,17 @@ def make_plan(
     gmacs = dense.macs / 1e9
     train, val, test = (task.size(split) for split in ("train", "val", "test"))
     share = mean_share(space)
-    epochs, further = int(config.finetune.epochs or 0), config.finetune.front_epochs
-    trial = _trial_work(config, epochs, gmacs, share, train, val)
-    on = _trial_work(config, further, gmacs, share, train, val) if further else 0.0
+    trial = _trial_work(config, gmacs, share, train, val)
     judged = int(config.judge.budgets or 0)
     front = max(1, config.trials // 2)
-    again, finished = front * (config.repeats - 1), min(front, config.finetune.front_networks)
+    again, epochs = front * (config.repeats - 1), int(config.finetune.epochs or 0)
     work = [
         ("dense", 1, dense_epochs(config), gmacs * dense_epochs(config) * (TRAIN * train + val)),
         ("search", 1, config.search.epochs, _search_work(config, gmacs, train, val)),
         ("share", 1, int(config.share.epochs or 0), _share_work(config, space, train, val)),
         ("judge", judged, 0, _judge_work(config, gmacs, share, val)),
         ("sweep", config.trials, epochs, config.trials * trial),
-        ("finish", finished, further, finished * on),
-        ("repeats", again, epochs + further, again * (trial + on)),
+        ("repeats", again, epochs, again * trial),
         ("test", config.trials, 0, gmacs * (1 + config.trials * share) * test),
     ]
     for other in transfers:
@@ -198,12 +195,10 @@ def _seconds(units: float, jobs: int, concurrency: int, speed: float | None) -> 
     return None if not speed else units / speed / min(jobs, concurrency)
 
 
-def _trial_work(
-    config: SweepConfig, epochs: int, gmacs: float, share: float, train: int, val: int
-) -> float:
+def _trial_work(config: SweepConfig, gmacs: float, share: float, train: int, val: int) -> float:
     teacher = FORWARD * bool(config.finetune.distillation)
     epoch = (TRAIN * share + teacher) * train + share * val
-    return gmacs * (epochs * epoch + share * val)
+    return gmacs * (int(config.finetune.epochs or 0) * epoch + share * val)
 
 
 def _search_work(config: SweepConfig, gmacs: float, train: int, val: int) -> float:

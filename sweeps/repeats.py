@@ -8,7 +8,6 @@ import ray
 
 import slim
 from slim.evaluation import top1
-from sweeps.finishing import NETWORK, finish_network
 from sweeps.trial import TrialJob, train_budget
 from sweeps.trials import TableRow, TrialRow
 from sweeps.worker import worker_device
@@ -40,24 +39,19 @@ def repeat_trial(row: TrialRow, repeat: int, job: TrialJob, folder: Path) -> Rep
         folder: Of all repeats; the network stays there.
     """
     name = f"{row.trial}-{repeat}"
-    network = folder / name
-    again = replace(job, models=folder, states=folder / "states")
-    if not network.is_dir():
+    if not (folder / name).is_dir():
+        again = replace(job, models=folder, states=folder / "states")
         budget = {"tokens": row.tokens, "mhsa": row.mhsa, "mlp": row.mlp}
         for _ in train_budget({"number": row.trial, "repeat": repeat, **budget}, again):
             pass
-    if row.epochs > int(job.config.finetune.epochs or 0):  # the trial's network was trained on
-        target = again.states / name / "finish"
-        finish_network(repeat * 10_007 + row.trial, again, network, target)
-        network = target / NETWORK
     device, preprocessing = worker_device(), job.shared.preprocessing
-    vit = slim.load(network).to(device)
+    vit = slim.load(folder / name).to(device)
     task = ray.get(job.shared.task)
     return RepeatRow(
         trial=row.trial,
         repeat=repeat,
         gmacs=row.gmacs,
-        val_top1=slim.serving.load_about(network)["val_top1"],
+        val_top1=slim.serving.load_about(folder / name)["val_top1"],
         test_top1=top1(vit, task, "test", preprocessing, device=device),
     )
 

@@ -204,5 +204,5 @@ def remove(path: Path) -> None:
 
 def _is_own(path: Path) -> bool:
     """Whether it is the driver's state: not a worker's, Ray Tune's or a lock."""
-    others = ("tune", "trials", "transfer", "finish", "repeats", "lock", "stop")
+    others = ("tune", "trials", "transfer", "repeats", "lock", "stop")
     return path.name not in others and path.suffix not in (".pt", ".draft", ".lock")

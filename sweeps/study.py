@@ -18,9 +18,8 @@ from sweeps.judged import JudgedStudy
 from sweeps.proposals import Observation, propose
 from sweeps.readings import STATES, Readings
 from sweeps.space import DENSE, DIMENSIONS, BudgetSpace
-from sweeps.trials import PRUNED, TrialRow, trained_on
+from sweeps.trials import PRUNED, TrialRow
 
-FINISHED = "finished"  # further trainings, by trial
 FEWEST_PAIRS = 5  # fewer trained budgets say nothing of a rank correlation
 _TRIES = 20
 
@@ -128,32 +127,8 @@ class BudgetStudy:
         return {t.number: tuple(t.user_attrs[key]) for t in kept if key in t.user_attrs}
 
     def rows(self) -> list[TrialRow]:
-        """The ended trials, by number, as they stand; test accuracies stand elsewhere."""
-        finished = self.finished()
-        return [trained_on(row, finished.get(row.trial)) for row in self.trained_rows()]
-
-    def trained_rows(self) -> list[TrialRow]:
-        """The ended trials, by number, before networks of the front were trained on."""
+        """The finished trials, by number; test accuracies stand elsewhere."""
         return [self.readings.row(trial) for trial in self._frozen(*STATES)]
-
-    def finish(self, row: TrialRow, val_top1: float, epochs: int, seconds: float) -> None:
-        """Write down the further training of a trial's network; the sampler does not hear of it.
-
-        Args:
-            row: The trial's, before.
-            val_top1: After it.
-            epochs: How many it had.
-            seconds: It took.
-        """
-        figures = {"trial_top1": row.val_top1, "val_top1": val_top1}
-        figures |= {"epochs": epochs, "seconds": seconds}
-        finished = self.study.user_attrs.get(FINISHED, {})
-        self.study.set_user_attr(FINISHED, finished | {str(row.trial): figures})
-
-    def finished(self) -> dict[int, dict[str, Any]]:
-        """What `finish` was told, by trial."""
-        told = self.study.user_attrs.get(FINISHED, {})
-        return {int(number): figures for number, figures in told.items()}
 
     def reason(self, number: int) -> str:
         """Why a trial did not complete; empty if it did."""

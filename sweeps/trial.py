@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,18 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         return
     yield figures | _progress(0, untrained, started)
     epochs = int(options.epochs or 0)
-    seed = job.config.seed * 1_000_003 + repeat * 10_007 + number
-    training = fine_tuning(vit, teacher, task, job, epochs, seed)
+    objective: Objective = cross_entropy
+    if options.distillation:
+        objective = distill_from(teacher, options.distillation, options.temperature)
+    training = Training(
+        vit,
+        task,
+        shared.preprocessing,
+        options.recipe(processes.world_size),
+        objective,
+        seed=job.config.seed * 1_000_003 + repeat * 10_007 + number,
+        device=device,
+    )
     state = job.states / name / "training.pt"
     for epoch in training.resumable_epochs(state, stop_requested=watch(job.stop)):
         if epoch.epoch < epochs:
@@ -124,25 +134,6 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     if training.accumulation > options.accumulation:
         figures["accumulation"] = training.accumulation
     yield figures | _progress(epochs, accuracy, started) | {"curve": _curve(training)}
-
-
-def fine_tuning(
-    vit: nn.Module, teacher: nn.Module, task: Task, job: TrialJob, epochs: int, seed: int
-) -> Training:
-    """The training of a network at its own budget, distilled from the dense model."""
-    options = job.config.finetune
-    objective: Objective = cross_entropy
-    if options.distillation:
-        objective = distill_from(teacher, options.distillation, options.temperature)
-    return Training(
-        vit,
-        task,
-        job.shared.preprocessing,
-        replace(options.recipe(Processes.current().world_size), epochs=epochs),
-        objective,
-        seed=seed,
-        device=worker_device(),
-    )
 
 
 def repair_where_it_helps(

@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -49,23 +49,6 @@ class TrialRow(TableRow):
     epochs: int
     seconds: float
     latency_ms: float | None = None
-
-
-def trained_on(row: TrialRow, finished: Mapping[str, Any] | None) -> TrialRow:
-    """A trial's row after its network was trained on, if it was.
-
-    Args:
-        row: Before.
-        finished: `val_top1` after it, and the `epochs` and `seconds` that it took.
-    """
-    if finished is None:
-        return row
-    return replace(
-        row,
-        val_top1=finished["val_top1"],
-        epochs=row.epochs + finished["epochs"],
-        seconds=row.seconds + finished["seconds"],
-    )
 
 
 @dataclass(frozen=True)
