@@ -26,18 +26,24 @@ def non_dominated(rows: Sequence[Row]) -> list[Row]:
     return sorted(front, key=lambda row: row.gmacs)  # type: ignore[attr-defined]
 
 
-def spread_over_macs(front: Sequence[Row]) -> list[Row]:
-    """A front reordered so that its first rows, however many, are spread over the MACs.
+def most_gain_first(front: Sequence[Row], chance: float, gmacs: float) -> list[Row]:
+    """Rows reordered so that the first, however many, have a large hypervolume together.
 
-    The dearest and the cheapest first, then again and again the one that is farthest in MACs from
-    all before.
+    Greedily: next is ever the row that adds most to those before; of equal ones the first.
+
+    Args:
+        front: In any order.
+        chance: Worst accuracy of the box, in percent.
+        gmacs: Dearest cost of the box; rows outside the box come last.
     """
-    gmacs = values(front)[:, 1]
-    order = [int(gmacs.argmax()), int(gmacs.argmin())] if len(front) > 1 else [*range(len(front))]
-    while len(order) < len(front):
-        gaps = np.abs(gmacs[:, None] - gmacs[order][None]).min(axis=1)
-        gaps[order] = -1.0
-        order.append(int(gaps.argmax()))
+    points, order = values(front), list[int]()
+    left = list(range(len(front)))
+    while left:
+        volumes = [
+            moocore.hypervolume(points[[*order, index]], [chance, gmacs], maximise=[True, False])
+            for index in left
+        ]
+        order.append(left.pop(int(np.argmax(volumes))))
     return [front[index] for index in order]
 
 

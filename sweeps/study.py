@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 
 from slim import Budget
 from sweeps.config import SweepConfig
-from sweeps.front import spread_over_macs
+from sweeps.front import most_gain_first
 from sweeps.journal import finish_asking, open_study, seed_for
 from sweeps.judged import JudgedStudy
 from sweeps.proposals import Observation, propose
@@ -203,15 +203,16 @@ class BudgetStudy:
 def first_budgets(config: SweepConfig, space: BudgetSpace, judged: JudgedStudy) -> list[Budget]:
     """What is trained before the sampler decides.
 
-    That is the dense model, then a part of the judged front spread over its MACs; where nothing
-    is judged, the uniform budgets.
+    That is the dense model, then a part of the judged front, what adds most to its hypervolume
+    first; where nothing is judged, the uniform budgets.
     """
     front = judged.front()
     if not front:
         fitted = [space.fit(budget, n) for n, budget in enumerate(space.uniform[1:])]
         return _each_once([DENSE, *fitted], space)[: config.trials]
     start = 1 + math.ceil(config.judge.start * (config.trials - 1))
-    picked = [row.budget for row in spread_over_macs(front)]
+    chance, most = 100 / space.spec.num_classes, space.cost(DENSE).macs / 1e9
+    picked = [row.budget for row in most_gain_first(front, chance, most)]
     return _each_once([DENSE, *picked], space)[:start]
 
 

@@ -9,7 +9,7 @@ import pytest
 import sweeps.judged
 from slim import Budget
 from sweeps.config import SweepConfig, resolved
-from sweeps.front import non_dominated, spread_over_macs
+from sweeps.front import most_gain_first, non_dominated
 from sweeps.judged import JudgedRow, JudgedStudy
 from sweeps.proposals import propose
 from sweeps.space import DENSE
@@ -114,12 +114,21 @@ def test_a_network_too_slow_is_judged_but_not_on_the_front(tmp_path: Path) -> No
     assert study.front()
 
 
-def test_the_first_of_a_front_however_many_are_spread_over_its_macs(tmp_path: Path) -> None:
+def test_the_first_of_a_front_however_many_add_most_to_its_hypervolume(tmp_path: Path) -> None:
     front = judge(tmp_path, CONFIG).front()
-    spread = spread_over_macs(front)
-    assert sorted(row.number for row in spread) == sorted(row.number for row in front)
-    gmacs = [row.gmacs for row in spread]
-    assert gmacs[:2] == [max(gmacs), min(gmacs)]
-    middle = min(abs(gmacs[2] - end) for end in gmacs[:2])
-    assert all(min(abs(each - end) for end in gmacs[:2]) <= middle for each in gmacs)
-    assert spread_over_macs([]) == []
+    limit = space_of(CONFIG).cost(DENSE).macs / 1e9
+
+    def volume(rows: list[JudgedRow]) -> float:
+        """Of the box that ends at no accuracy and the dense cost, strip after strip."""
+        strips, cost = 0.0, limit
+        for row in sorted(rows, key=lambda row: -row.val_top1):
+            strips += max(0.0, cost - row.gmacs) * row.val_top1
+            cost = min(cost, row.gmacs)
+        return strips
+
+    order = most_gain_first(front, 0.0, limit)
+    assert sorted(row.number for row in order) == sorted(row.number for row in front)
+    for count in range(len(order)):
+        grown = [volume([*order[:count], row]) for row in order[count:]]
+        assert grown[0] == pytest.approx(max(grown))
+    assert most_gain_first([], 0.0, limit) == []
