@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from slim.seeds import seed_alike
 from slim.sharing import random_budgets
 from sweeps.config import SweepConfig, from_dict, resolved
 from sweeps.space import DENSE, smallest_budget
+from sweeps.trial import keeps_outputs
 from sweeps.trials import COMPLETE
 
 ROOT = Path(__file__).parents[1]
@@ -42,8 +44,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         *("--share.distillation", "0"),
         *("--finetune.distillation", "0"),
     ),
-    "four epochs": ("--finetune.epochs", "4"),
-    "four epochs, early stopping (5)": ("--finetune.epochs", "4", "--finetune.reduction", "2"),
+    "two epochs": ("--finetune.epochs", "2"),
+    "early stopping (5)": ("--finetune.reduction", "2"),
 }
 
 
@@ -130,10 +132,10 @@ def course(setting: Setting, run: Run) -> Course:
         SweepConfig, yaml.safe_load((folder / "config.yaml").read_text())
     )
     work = Work(setting, config, folder)
-    trials = pd.read_csv(folder / "trials.csv")
+    rows = pd.read_csv(folder / "trials.csv").to_dict("records")
     shared = work.sharing() + work.judging()
     dense = setting.dense_point(run.seed)
-    points = tuple(work.point(row) for row in trials.to_dict("records"))
+    points = work.points(rows)
     chance = 100 / task.num_classes
     return Course(run.arm, run.seed, work.search(), shared, dense, chance, points)
 
@@ -188,11 +190,24 @@ class Work:
         rows = pd.read_csv(path).to_dict("records")
         return sum(self.untrained(_budget(row)) for row in rows)
 
-    def point(self, row: dict[str, Any]) -> Point:
-        """A trial, from its row in trials.csv."""
+    def points(self, rows: Sequence[dict[str, Any]]) -> tuple[Point, ...]:
+        """The trials, from their rows in trials.csv, by number.
+
+        Where the dense model's outputs are kept, a trial runs it for the epochs that none had
+        before; else for all its own.
+        """
+        kept, known, points = keeps_outputs(self.config, self.task), 0, []
+        for row in rows:
+            epochs = int(row["epochs"])
+            points.append(self.point(row, max(0, epochs - known) if kept else epochs))
+            known = max(known, epochs)
+        return tuple(points)
+
+    def point(self, row: dict[str, Any], followed: int) -> Point:
+        """A trial in whose training the dense model ran for so many epochs."""
         options, gmacs, epochs = self.config.finetune, float(row["gmacs"]), int(row["epochs"])
-        teacher = self.dense * bool(options.distillation)
-        trained = (TRAIN * gmacs + teacher) * self.seen(options.batch_size)
+        teacher = followed * self.dense * bool(options.distillation)
+        trained = (epochs * TRAIN * gmacs + teacher) * self.seen(options.batch_size)
         complete = row["state"] == COMPLETE
         return Point(
             network=int(row["trial"]),
@@ -200,7 +215,7 @@ class Work:
             val_top1=float(row["val_top1"]) if complete else None,
             test_top1=float(row["test_top1"]) if complete else None,
             epochs=epochs,
-            compute=self.untrained(_budget(row)) + epochs * (trained + gmacs * self.val),
+            compute=self.untrained(_budget(row)) + trained + epochs * gmacs * self.val,
         )
 
     def untrained(self, budget: slim.Budget) -> float:

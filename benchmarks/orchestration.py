@@ -170,7 +170,7 @@ def swept(folder: Path, config: SweepConfig) -> list[Span]:
         space = BudgetSpace(config, checkpoint_of(folder).spec, checkpoint_of(folder).ranking)
         judged = JudgedStudy(run.journal, config, space)
         study, stop = BudgetStudy(run.journal, config, space, judged), StopRequest(run.stop)
-        epochs = int(config.finetune.epochs or 0)
+        epochs = config.finetune.epochs
         checkpoint, quiet = checkpoint_of(folder), lambda event, number, figures: None
         recorder = Recorder(study, tracker, run, checkpoint, epochs, None, quiet, stop)
         with mock.patch.object(sweeps.sweep, "run_trial", timed_trial):

@@ -168,7 +168,7 @@ class ShareConfig(TrainConfig):
 
     Args:
         epochs: Passes over the train split, 0 for none: then budgets are cut from the search;
-            default: 8, and 0 with the method `retrain`.
+            default: 5, and 0 with the method `retrain`.
         networks: Random networks in each step. Stochastic depth and gradient checkpointing reach
             the full-size network alone.
         distillation: Share of the loss that follows the dense model's soft outputs.
@@ -189,7 +189,7 @@ class JudgeConfig:
     """The study of budgets that are extracted and evaluated on val without training of their own.
 
     Args:
-        budgets: To judge, 0 for none; default: 400, and 0 with the method `retrain`.
+        budgets: To judge, 0 for none; default: 250, and 0 with the method `retrain`.
         sampler: Optuna's sampler that picks them, and the trained ones after the first: `tpe`,
             `gp` or `random`.
         batch: Budgets proposed at once; the same for any number of workers, so that these do not
@@ -213,7 +213,7 @@ class FinetuneConfig(TrainConfig):
     """Repair and fine-tuning of each subnetwork, distilled from the dense model.
 
     Args:
-        epochs: Passes over the train split; default: 1 after weight sharing, else 4.
+        epochs: Passes over the train split.
         repair_images: Training images for the closed-form repair before fine-tuning, 0 for none;
             default: 1024, and none after weight sharing. The repair is taken back where val says
             that it does not help.
@@ -221,9 +221,12 @@ class FinetuneConfig(TrainConfig):
             reduction^2, ...) one of so many goes on, by non-dominated rank; 0 for no stopping.
         distillation: Share of the loss that follows the dense model's soft outputs.
         temperature: Divides the logits before the soft outputs.
+        kept_outputs_gb: Trials see the same images in the same order, so the dense model's outputs
+            for these are computed once and kept in the run's folder while trials run, if they
+            take no more than this; else each trial runs the dense model. 0 for never.
     """
 
-    epochs: PositiveInt | None = None
+    epochs: PositiveInt = 8
     lr: PositiveFloat = 7e-4
     weight_decay: NonNegativeFloat = 0.02
     warmup_epochs: NonNegativeFloat = 0.2
@@ -231,6 +234,7 @@ class FinetuneConfig(TrainConfig):
     reduction: NonNegativeInt = 0
     distillation: ClosedUnitInterval = 0.9
     temperature: PositiveFloat = 2.0
+    kept_outputs_gb: NonNegativeFloat = 2.0
 
 
 @dataclass(frozen=True)
@@ -373,19 +377,18 @@ class SweepConfig:
 def resolved(config: SweepConfig) -> SweepConfig:
     """Every default that depends on other values, filled in."""
     sharing = config.method == "share"
-    share_epochs = _or(config.share.epochs, 8 if sharing else 0)
+    share_epochs = _or(config.share.epochs, 5 if sharing else 0)
     finetune, judge = config.finetune, config.judge
     return replace(
         config,
         share=replace(config.share, epochs=share_epochs),
         judge=replace(
             judge,
-            budgets=_or(judge.budgets, 400 if sharing else 0),
+            budgets=_or(judge.budgets, 250 if sharing else 0),
             extra_trials=_or(judge.extra_trials, config.trials // 3 if sharing else 0),
         ),
         finetune=replace(
             finetune,
-            epochs=_or(finetune.epochs, 1 if share_epochs else 4),
             repair_images=_or(finetune.repair_images, 0 if share_epochs else 1024),
         ),
     )

@@ -25,7 +25,7 @@ from sweeps.plan import Plan, make_plan, probe_speed
 from sweeps.progress import Progress, print_end
 from sweeps.publishing import publish_front, publish_models, publish_reports, register_models
 from sweeps.repeat_stage import publish_repeats, repeat_stage
-from sweeps.run_folder import RunFolder
+from sweeps.run_folder import RunFolder, remove
 from sweeps.session import Session
 from sweeps.sharing import share_weights
 from sweeps.space import BudgetSpace
@@ -36,7 +36,7 @@ from sweeps.testing_stage import testing_stage
 from sweeps.tracking import FAILED, FINISHED, KILLED, Tracker
 from sweeps.training_stage import training_stage
 from sweeps.transfer_stage import transfer_stage
-from sweeps.trial import TrialJob
+from sweeps.trial import TrialJob, keeps_outputs
 from sweeps.trials import TrialRow, write_table
 
 DONE, NO_FRONT = 0, 1
@@ -177,6 +177,7 @@ def _stages(session: Session, task: Task) -> list[TrialRow]:
     study = BudgetStudy(folder.journal, config, space, judged)
     sweep_stage(session, job, study, checkpoint)
     repeats = repeat_stage(session, job, pareto_front(study.rows()))
+    remove(folder.outputs)
     rows = testing_stage(session, study)
     publish_repeats(session, rows, repeats)
     front = pareto_front(rows)
@@ -207,7 +208,9 @@ def _searched(session: Session, task: Task) -> tuple[slim.MaskCheckpoint, TrialJ
     dense, preprocessing = slim.load(folder.dense), saved_preprocessing(folder.dense)
     shared = broadcast(checkpoint, dense, task, preprocessing)
     states, mirror = folder.state / "trials", folder.mirror
-    return checkpoint, TrialJob(config, shared, folder.models, states, folder.stop, mirror)
+    outputs = folder.outputs if keeps_outputs(config, task) else None
+    files = (folder.models, states, folder.stop, mirror, outputs)
+    return checkpoint, TrialJob(config, shared, *files)
 
 
 def _plan(

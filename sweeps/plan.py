@@ -15,6 +15,7 @@ from sweeps.config import SweepConfig
 from sweeps.dense import dense_epochs
 from sweeps.space import DENSE, BudgetSpace, mean_share, stand_in_scores
 from sweeps.transfer import transfer_methods
+from sweeps.trial import keeps_outputs
 
 # A training step costs a forward and twice that backward; distillation adds a dense forward.
 TRAIN, FORWARD = 3, 1
@@ -123,17 +124,21 @@ def make_plan(
     gmacs = dense.macs / 1e9
     train, val, test = (task.size(split) for split in ("train", "val", "test"))
     share = mean_share(space)
-    trial = _trial_work(config, gmacs, share, train, val)
+    kept = keeps_outputs(config, task)
     judged = int(config.judge.budgets or 0)
     front = max(1, config.trials // 2)
-    again, epochs = front * (config.repeats - 1), int(config.finetune.epochs or 0)
+    again = front * (config.repeats - 1)
+    epochs, seeds = config.finetune.epochs, config.repeats - 1
+    trials = config.trials
+    swept = _trials_work(config, trials, 1 if kept else trials, gmacs, share, task)
+    repeated = _trials_work(config, again, seeds if kept else again, gmacs, share, task)
     work = [
         ("dense", 1, dense_epochs(config), gmacs * dense_epochs(config) * (TRAIN * train + val)),
         ("search", 1, config.search.epochs, _search_work(config, gmacs, train, val)),
         ("share", 1, int(config.share.epochs or 0), _share_work(config, space, train, val)),
         ("judge", judged, 0, _judge_work(config, gmacs, share, val)),
-        ("sweep", config.trials, epochs, config.trials * trial),
-        ("repeats", again, epochs, again * trial),
+        ("sweep", config.trials, epochs, swept),
+        ("repeats", again, epochs, repeated),
         ("test", config.trials, 0, gmacs * (1 + config.trials * share) * test),
     ]
     for other in transfers:
@@ -195,10 +200,14 @@ def _seconds(units: float, jobs: int, concurrency: int, speed: float | None) -> 
     return None if not speed else units / speed / min(jobs, concurrency)
 
 
-def _trial_work(config: SweepConfig, gmacs: float, share: float, train: int, val: int) -> float:
-    teacher = FORWARD * bool(config.finetune.distillation)
-    epoch = (TRAIN * share + teacher) * train + share * val
-    return gmacs * (int(config.finetune.epochs or 0) * epoch + share * val)
+def _trials_work(
+    config: SweepConfig, trials: int, teachers: int, gmacs: float, share: float, task: Task
+) -> float:
+    """So many trained networks, for which the dense model sees all images so many times."""
+    train, val = task.size("train"), task.size("val")
+    epochs, teachers = config.finetune.epochs, teachers * bool(config.finetune.distillation)
+    network = share * (epochs * (TRAIN * train + val) + val)
+    return gmacs * (trials * network + teachers * FORWARD * epochs * train)
 
 
 def _search_work(config: SweepConfig, gmacs: float, train: int, val: int) -> float:

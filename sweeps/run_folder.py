@@ -154,6 +154,11 @@ class RunFolder:
         return self.path / "state"
 
     @property
+    def outputs(self) -> Path:
+        """The dense model's outputs, while trials follow them."""
+        return self.state / "outputs"
+
+    @property
     def journal(self) -> Path:
         """The journal of the run's Optuna studies."""
         return self.state / "study.journal"
@@ -204,5 +209,5 @@ def remove(path: Path) -> None:
 
 def _is_own(path: Path) -> bool:
     """Whether it is the driver's state: not a worker's, Ray Tune's or a lock."""
-    others = ("tune", "trials", "transfer", "repeats", "lock", "stop")
+    others = ("tune", "trials", "outputs", "transfer", "repeats", "lock", "stop")
     return path.name not in others and path.suffix not in (".pt", ".draft", ".lock")

@@ -28,7 +28,7 @@ def sweep_stage(
         StoppedRun: If the disk is full.
     """
     config, folder, tracker = session.config, session.folder, session.tracker
-    epochs = int(config.finetune.epochs or 0)
+    epochs = config.finetune.epochs
     reduction = config.finetune.reduction
     stopper = ParetoHalving(study, epochs, reduction) if reduction else None
     watch = _watch(session, study, epochs)

@@ -56,7 +56,7 @@ def _log(session: Session, key: str, test_top1: float) -> None:
     """Tell MLflow of one network, whose files say it too now."""
     tracker, network = session.tracker, _network(session, key)
     run, place = (DENSE_RUN, DENSE_KEY) if key == DENSE_KEY else (run_of(int(key)), "model")
-    epochs = int(session.config.finetune.epochs or 0)
+    epochs = session.config.finetune.epochs
     tracker.metrics(run, {"test_top1": test_top1}, step=epochs)
     for name in (slim.serving.HEADER, slim.serving.CARD):
         tracker.artifact(run, network / name, place)

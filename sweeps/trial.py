@@ -15,6 +15,7 @@ from torch import nn
 import slim
 from slim.distillation import distill_from
 from slim.evaluation import top1
+from slim.kept_outputs import KeptOutputs, kept_bytes
 from slim.processes import Processes
 from slim.tasks import Task
 from slim.training import Objective, Training, cross_entropy
@@ -37,6 +38,8 @@ class TrialJob:
         states: Folder of the training states.
         stop: File that asks to stop.
         mirror: Where networks and states are kept, if not in folders that all nodes see.
+        outputs: Folder of the dense model's outputs for what the trainings show; None where they
+            are not kept.
     """
 
     config: SweepConfig
@@ -45,6 +48,7 @@ class TrialJob:
     states: Path
     stop: Path
     mirror: Mirror = NO_MIRROR
+    outputs: Path | None = None
 
 
 def run_trial(proposal: dict[str, Any], job: TrialJob) -> None:
@@ -103,22 +107,10 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         yield figures | _progress(0, untrained, started) | {"pruned": reason}
         return
     yield figures | _progress(0, untrained, started)
-    epochs = int(options.epochs or 0)
-    objective: Objective = cross_entropy
-    if options.distillation:
-        objective = distill_from(teacher, options.distillation, options.temperature)
-    training = Training(
-        vit,
-        task,
-        shared.preprocessing,
-        options.recipe(processes.world_size),
-        objective,
-        seed=job.config.seed * 1_000_003 + repeat * 10_007 + number,
-        device=device,
-    )
+    training = fine_tuning(vit, teacher, task, job, repeat)
     state = job.states / name / "training.pt"
     for epoch in training.resumable_epochs(state, stop_requested=watch(job.stop)):
-        if epoch.epoch < epochs:
+        if epoch.epoch < options.epochs:
             course = {"curve": _curve(training)}
             yield figures | _progress(epoch.epoch, epoch.val_top1, started) | course
     accuracy = training.history[-1].val_top1
@@ -133,7 +125,40 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         slim.save(training.evaluated, job.models / name, about)
     if training.accumulation > options.accumulation:
         figures["accumulation"] = training.accumulation
-    yield figures | _progress(epochs, accuracy, started) | {"curve": _curve(training)}
+    course = {"curve": _curve(training)}
+    yield figures | _progress(options.epochs, accuracy, started) | course
+
+
+def fine_tuning(
+    vit: nn.Module, teacher: nn.Module, task: Task, job: TrialJob, repeat: int
+) -> Training:
+    """The training of a network at its own budget, distilled from the dense model.
+
+    All trials see the same images in the same order, so that what the dense model says of these
+    can be kept; a repeat sees others.
+    """
+    options = job.config.finetune
+    objective: Objective = cross_entropy
+    if options.distillation:
+        followed = KeptOutputs(teacher, job.outputs) if job.outputs is not None else teacher
+        objective = distill_from(followed, options.distillation, options.temperature)
+    return Training(
+        vit,
+        task,
+        job.shared.preprocessing,
+        options.recipe(Processes.current().world_size),
+        objective,
+        seed=job.config.seed * 1_000_003 + repeat * 10_007,
+        device=worker_device(),
+    )
+
+
+def keeps_outputs(config: SweepConfig, task: Task) -> bool:
+    """Whether the dense model's outputs for what all trials see are small enough to be kept."""
+    options = config.finetune
+    images = task.size("train") * options.epochs * config.repeats
+    limit = options.kept_outputs_gb * 1e9
+    return bool(options.distillation) and kept_bytes(images, task.num_classes) <= limit
 
 
 def repair_where_it_helps(

@@ -34,7 +34,7 @@ from sweeps.masking import search_masks
 from sweeps.sharing import share_weights
 from sweeps.stages import stream
 from sweeps.sweep import trainable
-from sweeps.trial import TrialJob, train_budget
+from sweeps.trial import TrialJob, keeps_outputs, train_budget
 
 # SGD: Adam would hide a gradient that is too large by a factor.
 PLAIN: dict[str, Any] = {"epochs": 2, "opt": "sgd", "batch_size": 32, "affine": False}
@@ -140,14 +140,46 @@ def test_workers_of_a_stage_share_the_cpus_of_the_cluster_equally(cluster: None)
     assert (resources_of(CONFIG).concurrency, pair.concurrency) == (2, 1)
 
 
+def job_of(made: Path, folder: Path) -> TrialJob:
+    checkpoint, dense = slim.MaskCheckpoint.load(made / "search"), slim.load(made / "dense")
+    shared = broadcast(checkpoint, dense, load_task("digits"), saved_preprocessing(made / "dense"))
+    return TrialJob(CONFIG, shared, folder / "1", folder / "states", folder / "stop")
+
+
+def test_trials_follow_kept_outputs_of_the_dense_model_as_they_follow_the_model(
+    alone: Trained, tmp_path: Path
+) -> None:
+    job, outputs = job_of(alone.folder, tmp_path), tmp_path / "outputs"
+    proposal = {"number": 3, "tokens": 0.7, "mhsa": 0.5, "mlp": 0.5}
+    kept = replace(job, models=tmp_path / "2", states=tmp_path / "other", outputs=outputs)
+    curve = list(stream(train_budget, proposal, job, num_cpus=1))
+    same = list(stream(train_budget, proposal, kept, num_cpus=1))
+    assert [row["val_top1"] for row in same] == [row["val_top1"] for row in curve]
+    weights = [load_file(tmp_path / f"{n}" / "3" / "model.safetensors") for n in (1, 2)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    steps = load_task("digits").steps_per_epoch(CONFIG.finetune.batch_size)
+    shown = {path.name for path in outputs.iterdir()}
+    assert len(shown) == CONFIG.finetune.epochs * steps * CONFIG.finetune.accumulation
+    other = proposal | {"number": 4, "mlp": 0.8}
+    list(stream(train_budget, other, kept, num_cpus=1))
+    assert {path.name for path in outputs.iterdir()} == shown
+
+
+def test_outputs_are_kept_where_they_are_small_enough() -> None:
+    task = load_task("digits")
+    size = 4 * task.size("train") * CONFIG.finetune.epochs * task.num_classes
+    for repeats, room, kept in ((1, 1.01, True), (1, 0.99, False), (2, 1.01, False)):
+        options = replace(CONFIG.finetune, kept_outputs_gb=room * size / 1e9)
+        assert keeps_outputs(replace(CONFIG, finetune=options, repeats=repeats), task) == kept
+    plain = replace(CONFIG, finetune=replace(CONFIG.finetune, distillation=0.0))
+    assert not keeps_outputs(plain, task)
+
+
 def test_a_trial_of_two_workers_in_ray_tune_gives_the_network_of_one(
     alone: Trained, tmp_path: Path
 ) -> None:
-    made = alone.folder
-    checkpoint, dense = slim.MaskCheckpoint.load(made / "search"), slim.load(made / "dense")
-    shared = broadcast(checkpoint, dense, load_task("digits"), saved_preprocessing(made / "dense"))
     proposal = {"number": 3, "tokens": 0.7, "mhsa": 0.5, "mlp": 0.5}
-    job = TrialJob(CONFIG, shared, tmp_path / "1", tmp_path / "states", tmp_path / "stop")
+    job = job_of(alone.folder, tmp_path)
     curve = list(stream(train_budget, proposal, job, num_cpus=1))
     shutil.rmtree(tmp_path / "states")  # else the pair would go on from it
     pair = replace(CONFIG, workers_per_trial=2)

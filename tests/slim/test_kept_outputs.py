@@ -1,0 +1,115 @@
+"""What a model gives for a batch is computed once; all that show it again read it as it was."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from slim.distillation import distill_from
+from slim.kept_outputs import KeptOutputs, content_key, kept_bytes
+from tests.slim.bars import a_batch, tiny_vit
+from tests.slim.trainings import FULL, assert_same_training, training_of
+
+
+class Counting(nn.Module):
+    """A ViT that counts the batches it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit, self.shown = tiny_vit(1).eval(), 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shown += 1
+        return self.vit(images)
+
+
+def test_outputs_are_computed_once_and_read_to_the_bit(tmp_path: Path) -> None:
+    images, _ = a_batch()
+    model = Counting()
+    expected = model.vit(images).detach()
+    first, second = KeptOutputs(model, tmp_path / "new"), KeptOutputs(model, tmp_path / "new")
+    for kept in (first, first, second):
+        outputs = kept(images)
+        assert torch.equal(outputs, expected)
+        assert not outputs.requires_grad
+    assert model.shown == 1
+
+
+def test_another_batch_has_outputs_of_its_own(tmp_path: Path) -> None:
+    images, _ = a_batch()
+    model = Counting()
+    kept = KeptOutputs(model, tmp_path)
+    touched = images.clone()
+    touched[1, 0, 2, 3] += 1e-6
+    for other in (images, images.flip(0), images.flip(-1), images[:2], images[2:], touched):
+        assert torch.equal(kept(other), model.vit(other))
+    assert model.shown == 6
+
+
+def test_the_key_depends_on_values_and_shape_not_on_how_they_lie_in_memory() -> None:
+    images = torch.randn(40, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    key = content_key(images)
+    assert key == content_key(images.to(memory_format=torch.channels_last))
+    assert key != content_key(images.reshape(40, 3, 6, 4))
+    assert len(key) == 32
+    singles = {content_key(image[None]) for image in images}
+    assert len(singles) == 40
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", "short", "flat", "text"])
+def test_a_damaged_file_costs_one_more_run_and_is_mended(tmp_path: Path, damage) -> None:
+    images, _ = a_batch()
+    model = Counting()
+    kept = KeptOutputs(model, tmp_path)
+    expected = kept(images)
+    (path,) = tmp_path.iterdir()
+    if isinstance(damage, bytes):
+        path.write_bytes(damage)
+    else:
+        logits = expected.numpy()
+        arrays = {"short": logits[:-1], "flat": logits.ravel(), "text": logits.astype(str)}
+        np.save(path, arrays[damage])
+    for _ in range(2):
+        assert torch.equal(kept(images), expected)
+    assert model.shown == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_pickle_is_read(tmp_path: Path) -> None:
+    images, _ = a_batch()
+    model = Counting()
+    kept = KeptOutputs(model, tmp_path)
+    expected = kept(images)
+    (path,) = tmp_path.iterdir()
+    np.save(path, np.array([[{}]] * len(images), dtype=object), allow_pickle=True)
+    assert torch.equal(kept(images), expected)
+    assert model.shown == 2
+
+
+def test_where_nothing_can_be_written_outputs_are_computed(tmp_path: Path) -> None:
+    images, _ = a_batch()
+    (tmp_path / "file").write_text("in the way")
+    model = Counting()
+    kept = KeptOutputs(model, tmp_path / "file")
+    assert torch.equal(kept(images), kept(images))
+    assert model.shown == 2
+
+
+def test_a_training_goes_as_if_its_teacher_ran(tmp_path: Path) -> None:
+    """With mixtures, accumulated parts and everything else on; two others follow it."""
+    model = Counting()
+    running = training_of(recipe=FULL, objective=distill_from(model, 0.7, 2.0))
+    list(running.epochs())
+    shown, model.shown = model.shown, 0
+    for student in (None, None):
+        objective = distill_from(KeptOutputs(model, tmp_path), 0.7, 2.0)
+        following = training_of(student, recipe=FULL, objective=objective)
+        list(following.epochs())
+        assert_same_training(following, running)
+    assert model.shown == shown
+
+
+def test_kept_bytes_is_what_the_arrays_take() -> None:
+    assert kept_bytes(64, 10) == torch.zeros(64, 10).numpy().nbytes
