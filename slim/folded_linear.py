@@ -15,10 +15,11 @@ def folded_linear(x: Tensor, fold: Fold, *parameters: Tensor | None) -> Tensor:
     """`F.linear` by a weight and a bias that `fold` makes of parameters.
 
     Autograd would keep the folded weights of every layer from its forward to its backward pass,
-    once more the memory of the weights themselves; here the backward pass folds them anew.
+    once more the memory of the weights themselves; here the backward pass folds them anew. Where
+    there is none, and under `torch.compile`, which decides itself what is kept, it is `F.linear`.
 
     Args:
-        x: (..., in).
+        x: (..., in), of two dimensions or more.
         fold: Of the parameters, the weight (out, in) and the bias (out,) or None. It is called
             twice and must give the same.
         parameters: What gradients flow to; whatever else `fold` needs takes no gradient.
@@ -26,6 +27,8 @@ def folded_linear(x: Tensor, fold: Fold, *parameters: Tensor | None) -> Tensor:
     Returns:
         (..., out), in the dtype of autocast where it is on. Differentiable once.
     """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return F.linear(x, *fold(*parameters))
     device = x.device.type
     if torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))

@@ -48,6 +48,24 @@ def test_fresh_masks_do_not_change_the_function(family):
         torch.testing.assert_close(attach_masks(model)(x), model(x), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("family", ["vit", SWINS[0]])
+def test_a_masked_model_compiles_as_one_graph_with_the_same_gradients(family):
+    model, x = masked(family), images(spec_of(family))
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    gradients = []
+    for run in (model, compiled):
+        model.zero_grad()
+        run(x).sin().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert len(gradients[0]) > 10
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+    torch.compiler.reset()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_given_model_is_left_untouched(family):
     model = dense(family)
