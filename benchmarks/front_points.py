@@ -13,6 +13,8 @@ from typing import Any
 import moocore
 import numpy as np
 
+from sweeps.front import non_dominated
+
 
 @dataclass(frozen=True)
 class Point:
@@ -72,19 +74,23 @@ class Course:
 
         After each network, of the front found so far.
         """
-        limit = 1.1 * self.dense.gmacs
-        box = (100 - self.chance) * limit
         found, volumes = [_outcome(self.dense)], []
         for point in self.points:
             if point.val_top1 is not None:
                 found.append(_outcome(point))
-            reference = [self.chance, limit]
-            volume = moocore.hypervolume(found, ref=reference, maximise=[True, False])
-            volumes.append(100 * float(volume) / box)
+            volumes.append(self._volume(found))
         return volumes
 
+    def test_hypervolume(self) -> float:
+        """The same on test of the final front, which val decided."""
+        return self._volume([(float(p.test_top1 or 0.0), p.gmacs) for p in self.front()])
+
+    def front(self) -> list[Point]:
+        """The networks, with the dense model, that no other one dominates on val."""
+        return non_dominated([p for p in (self.dense, *self.points) if p.val_top1 is not None])
+
     def test_at(self, level: float) -> float:
-        """Test top-1 of the network that is best on val among those of at most this cost.
+        """Test top-1 of the front's best on val among those of at most this cost.
 
         Args:
             level: Share of the dense MACs.
@@ -92,15 +98,14 @@ class Course:
         Returns:
             Chance where there is no such network.
         """
-        fitting = [
-            point
-            for point in (self.dense, *self.points)
-            if point.val_top1 is not None and point.gmacs <= level * self.dense.gmacs
-        ]
-        if not fitting:
-            return self.chance
-        best = max(fitting, key=lambda point: float(point.val_top1 or 0.0))
-        return float(best.test_top1 or 0.0)
+        fitting = [p for p in self.front() if p.gmacs <= level * self.dense.gmacs]
+        return float(fitting[-1].test_top1 or 0.0) if fitting else self.chance
+
+    def _volume(self, outcomes: Sequence[tuple[float, float]]) -> float:
+        """Hypervolume of accuracies and costs, in percent of the box."""
+        limit = 1.1 * self.dense.gmacs
+        volume = moocore.hypervolume(outcomes, ref=[self.chance, limit], maximise=[True, False])
+        return 100 * float(volume) / ((100 - self.chance) * limit)
 
     def rows(self) -> list[dict[str, Any]]:
         """The points with what they are compared by, for a table."""

@@ -6,7 +6,7 @@
 On a fixed part of Fashion-MNIST, from the same dense ViT of 16 tokens for all arms of a seed,
 trained as far as its accuracy rises:
 
-    default          run_sweep.py as it is (front_runs.py)
+    default          run_sweep.py as it is, and what it judged before it trained (front_runs.py)
     paper            ViT-Slim's way: one search, a grid of budgets, each retrained alone from
                      masked weights, as long as accuracy rises (retrained_arms.py)
     random           random budgets in place of the grid
@@ -56,7 +56,7 @@ def main() -> None:
     many, few = options.networks, min(options.fewer, options.networks)
     courses: list[Course] = []
     for arm in options.arms:
-        courses += trained(setting, arm, many, few)
+        courses += finished(setting, arm, many, few)
         report(setting, courses, few)
 
 
@@ -75,10 +75,12 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def trained(setting: Setting, arm: str, many: int, few: int) -> list[Course]:
+def finished(setting: Setting, arm: str, many: int, few: int) -> list[Course]:
     """Train what an arm still misses, and what it did in each seed."""
     if arm == "default":
-        return swept(setting, [Run(DEFAULT, seed, many) for seed in setting.seeds])
+        runs = [Run(DEFAULT, seed, many) for seed in setting.seeds]
+        trained = swept(setting, runs)
+        return [*trained, *(front_runs.judged_course(setting, run) for run in runs)]
     if arm == "parts":
         return swept(setting, [Run(part, seed, few) for part in PARTS for seed in setting.seeds])
     retrained_arms.search_all(setting)

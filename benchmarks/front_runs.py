@@ -23,6 +23,7 @@ from front_points import Course, Point
 from front_setting import TRAIN, Setting
 
 import slim
+from slim.evaluation import top1
 from slim.seeds import seed_alike
 from slim.sharing import random_budgets
 from sweeps.config import SweepConfig, from_dict, resolved
@@ -32,6 +33,8 @@ from sweeps.trials import COMPLETE
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = "default"
+JUDGED = "judged by the default"
+JUDGED = "judged networks of the default, untrained"
 PARTS: dict[str, tuple[str, ...]] = {
     "default, 10 trials": (),
     "no weight sharing (1)": ("--share.epochs", "0"),
@@ -127,17 +130,22 @@ def is_finished(folder: Path) -> bool:
 
 def course(setting: Setting, run: Run) -> Course:
     """What a finished run did from the dense weights of its seed."""
-    folder, task = setting.folder / run.name, setting.task()
-    config: SweepConfig = from_dict(
-        SweepConfig, yaml.safe_load((folder / "config.yaml").read_text())
-    )
-    work = Work(setting, config, folder)
-    rows = pd.read_csv(folder / "trials.csv").to_dict("records")
-    shared = work.sharing() + work.judging()
-    dense = setting.dense_point(run.seed)
-    points = work.points(rows)
-    chance = 100 / task.num_classes
-    return Course(run.arm, run.seed, work.search(), shared, dense, chance, points)
+    work = Work(setting, setting.folder / run.name)
+    rows = pd.read_csv(work.folder / "trials.csv").to_dict("records")
+    shared = work.sharing() + sum(work.untrained(budget) for budget in work.judged())
+    return work.course(run.arm, shared, work.points(rows))
+
+
+def judged_course(setting: Setting, run: Run) -> Course:
+    """What a finished run had before its first trial: the judged networks, as they are cut out."""
+    work = Work(setting, setting.folder / run.name)
+    preprocessing, points = setting.preprocessing(run.seed), []
+    for number, (budget, accuracy) in enumerate(work.judged().items()):
+        vit = slim.extract(work.checkpoint, work.checkpoint.select(budget))
+        test = top1(vit, work.task, "test", preprocessing)
+        spent = work.untrained(budget)
+        points.append(Point(number, work.gmacs(budget), accuracy, test, 0, spent))
+    return work.course(JUDGED, work.sharing(), tuple(points))
 
 
 class Work:
@@ -145,16 +153,25 @@ class Work:
 
     Args:
         setting: The benchmark's.
-        config: The run's.
         folder: The run's.
     """
 
-    def __init__(self, setting: Setting, config: SweepConfig, folder: Path) -> None:
-        self.config, self.folder, self.task = config, folder, setting.task()
-        self.dense = setting.dense_point(config.seed).gmacs
+    def __init__(self, setting: Setting, folder: Path) -> None:
+        values = yaml.safe_load((folder / "config.yaml").read_text())
+        self.config: SweepConfig = from_dict(SweepConfig, values)
+        self.folder, self.task = folder, setting.task()
+        self.dense_point = setting.dense_point(self.config.seed)
+        self.dense = self.dense_point.gmacs
         self.val = self.task.size("val")
-        searched = folder / ("shared" if config.share.epochs else "search")
+        searched = folder / ("shared" if self.config.share.epochs else "search")
         self.checkpoint = slim.MaskCheckpoint.load(searched)
+
+    def course(self, arm: str, shared: float, points: tuple[Point, ...]) -> Course:
+        """What came of the run, as an arm."""
+        chance = 100 / self.task.num_classes
+        return Course(
+            arm, self.config.seed, self.search(), shared, self.dense_point, chance, points
+        )
 
     def seen(self, batch_size: int) -> int:
         """Training images that an epoch shows."""
@@ -182,13 +199,13 @@ class Work:
             macs += TRAIN * (always + sum(map(self.gmacs, drawn))) + teacher
         return macs * options.batch_size + epochs * self.val * self.dense
 
-    def judging(self) -> float:
-        """Of all budgets that were judged."""
+    def judged(self) -> dict[slim.Budget, float]:
+        """Top-1 on val of the budgets that were judged, in their order."""
         path = self.folder / "judged.csv"
         if not path.is_file():
-            return 0.0
+            return {}
         rows = pd.read_csv(path).to_dict("records")
-        return sum(self.untrained(_budget(row)) for row in rows)
+        return {_budget(row): float(row["val_top1"]) for row in rows}
 
     def points(self, rows: Sequence[dict[str, Any]]) -> tuple[Point, ...]:
         """The trials, from their rows in trials.csv, by number.
