@@ -33,7 +33,6 @@ from sweeps.trials import COMPLETE
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = "default"
-JUDGED = "judged by the default"
 JUDGED = "judged networks of the default, untrained"
 PARTS: dict[str, tuple[str, ...]] = {
     "default, 10 trials": (),
