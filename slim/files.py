@@ -191,13 +191,25 @@ def _line(error: BaseException) -> str:
 
 def write_text_atomic(path: str | Path, text: str) -> None:
     """Replace a text file in one step: a reader sees the old or the new one, whole."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_bytes_atomic(path: str | Path, content: bytes, sync: bool = True) -> None:
+    """Replace a file in one step.
+
+    Args:
+        path: The file.
+        content: All of it.
+        sync: Wait until it is on the disk; else a power cut may leave it empty.
+    """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with draft.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with draft.open("wb") as file:
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

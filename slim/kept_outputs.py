@@ -1,8 +1,7 @@
 """Outputs of a model that many trainings follow: computed once for each batch that they show."""
 
 import hashlib
-import io
-import uuid
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from slim.files import write_bytes_atomic
+
+SPARE_BYTES = 10**9  # what is left free on the disk for what a run cannot do without
 _CHUNK = 32  # images whose bits are multiplied at a time: 64-bit copies of them are large
+_CHECKSUM = 16  # bytes after a file's values
+_BLOCK = 4096  # bytes that the disk gives a file at a time
 
 
 class KeptOutputs(nn.Module):
@@ -19,8 +23,8 @@ class KeptOutputs(nn.Module):
     Trainings that show the same batches, one after the other or side by side on machines that see
     the same folder, then have its outputs without running it (as in Shen and Xing, "A Fast
     Knowledge Distillation Framework for Visual Recognition", arXiv 2112.01528). What is read is
-    what the model gave, to the bit. A file that is missing, damaged or cannot be written costs
-    one more run of the model.
+    what the model gave, to the bit. A file that is missing or damaged costs one more run of the
+    model; none is written where less than `SPARE_BYTES` would stay free.
 
     Args:
         model: Called without gradient; its weights must not change.
@@ -34,13 +38,15 @@ class KeptOutputs(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) float32 of images (B, C, H, W)."""
-        path = self.folder / f"{content_key(images)}.npy"
+        path = self.folder / content_key(images)
         kept = _read(path, len(images))
         if kept is not None:
             return torch.from_numpy(kept).to(images.device)
         logits: Tensor = self.model(images).float()
-        with suppress(OSError):  # the training's own state tells of a full disk
-            _write(path, logits.cpu().numpy())
+        with suppress(OSError):  # the training's own state tells of a disk that is full or broken
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(self.folder).free > SPARE_BYTES:
+                _write(path, logits.cpu().numpy())
         return logits
 
 
@@ -64,29 +70,33 @@ def content_key(images: Tensor) -> str:
     return digest.hexdigest()
 
 
-def kept_bytes(images: int, classes: int) -> int:
-    """Size of the outputs of so many images, float32."""
-    return 4 * images * classes
+def kept_bytes(images: int, classes: int, together: int) -> int:
+    """Room on a disk for the outputs of so many images, of which a file holds so many."""
+    files = -(-images // together)
+    return files * -(-_file_bytes(together, classes) // _BLOCK) * _BLOCK
+
+
+def _file_bytes(images: int, classes: int) -> int:
+    return 4 * images * classes + _CHECKSUM
 
 
 def _read(path: Path, images: int) -> np.ndarray | None:
     """Kept outputs (images, classes), None where there are none that are whole."""
     try:
-        kept = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        content = path.read_bytes()
+    except OSError:
         return None
-    whole = kept.ndim == 2 and len(kept) == images and kept.dtype == np.float32
-    return kept if whole else None
+    size = len(content) - _CHECKSUM
+    if size < 0 or size % (4 * images) or content[size:] != _checksum(content[:size]):
+        return None
+    return np.frombuffer(content[:size], "<f4").astype(np.float32).reshape(images, -1)
 
 
 def _write(path: Path, logits: np.ndarray) -> None:
-    """In one step, as several trainings may write the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    content = io.BytesIO()
-    np.save(content, logits, allow_pickle=False)
-    try:
-        draft.write_bytes(content.getvalue())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    """The values and their checksum; no need to last, as a damaged file is noticed."""
+    content = logits.astype("<f4").tobytes()
+    write_bytes_atomic(path, content + _checksum(content), sync=False)
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_CHECKSUM).digest()

@@ -221,9 +221,6 @@ class FinetuneConfig(TrainConfig):
             reduction^2, ...) one of so many goes on, by non-dominated rank; 0 for no stopping.
         distillation: Share of the loss that follows the dense model's soft outputs.
         temperature: Divides the logits before the soft outputs.
-        kept_outputs_gb: Trials see the same images in the same order, so the dense model's outputs
-            for these are computed once and kept in the run's folder while trials run, if they
-            take no more than this; else each trial runs the dense model. 0 for never.
     """
 
     epochs: PositiveInt = 8
@@ -234,7 +231,6 @@ class FinetuneConfig(TrainConfig):
     reduction: NonNegativeInt = 0
     distillation: ClosedUnitInterval = 0.9
     temperature: PositiveFloat = 2.0
-    kept_outputs_gb: NonNegativeFloat = 2.0
 
 
 @dataclass(frozen=True)
@@ -316,6 +312,10 @@ class SweepConfig:
         cpus_per_trial: CPUs of one trial, of each of its workers.
         gpus_per_trial: GPUs of one trial, of each of its workers; a fraction shares one among
             trials of a single worker; default: 1 where the cluster has GPUs.
+        kept_outputs_gb: Trials see the same images in the same order, so the dense model's outputs
+            for these are kept in the run's folder while trials run, if they take no more than
+            this, and trials that come later read them; else each runs the dense model. 0 for
+            never.
         max_retries: How often a trial or stage is tried again, from its last state, after its
             worker died.
         seed: Of everything random.
@@ -354,6 +354,7 @@ class SweepConfig:
     workers_per_trial: PositiveInt = 1
     cpus_per_trial: PositiveInt = 1
     gpus_per_trial: NonNegativeFloat | None = None
+    kept_outputs_gb: NonNegativeFloat = 2.0
     max_retries: NonNegativeInt = 3
     seed: Seed = 0
     storage: str = "runs"

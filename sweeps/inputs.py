@@ -30,7 +30,7 @@ from sweeps.transfer import transfer_methods, transfer_tasks
 # What a resumed run may be given anew; everything else must be what it began with.
 MAY_CHANGE = {
     *("cluster", "concurrency", "workers_per_trial", "cpus_per_trial", "gpus_per_trial"),
-    *("download", "max_retries", "register", "storage", "verbose"),
+    *("download", "kept_outputs_gb", "max_retries", "register", "storage", "verbose"),
 }
 _ANY_IMAGE = Preprocessing((1, 1, 1), (0.0,), (1.0,))
 

@@ -207,10 +207,16 @@ def _searched(session: Session, task: Task) -> tuple[slim.MaskCheckpoint, TrialJ
     checkpoint = slim.MaskCheckpoint.load(folder.shared if shared_epochs else folder.search)
     dense, preprocessing = slim.load(folder.dense), saved_preprocessing(folder.dense)
     shared = broadcast(checkpoint, dense, task, preprocessing)
-    states, mirror = folder.state / "trials", folder.mirror
-    outputs = folder.outputs if keeps_outputs(config, task) else None
-    files = (folder.models, states, folder.stop, mirror, outputs)
-    return checkpoint, TrialJob(config, shared, *files)
+    job = TrialJob(
+        config,
+        shared,
+        models=folder.models,
+        states=folder.state / "trials",
+        stop=folder.stop,
+        mirror=folder.mirror,
+        outputs=folder.outputs if keeps_outputs(config, task) else None,
+    )
+    return checkpoint, job
 
 
 def _plan(

@@ -130,8 +130,9 @@ def make_plan(
     again = front * (config.repeats - 1)
     epochs, seeds = config.finetune.epochs, config.repeats - 1
     trials = config.trials
-    swept = _trials_work(config, trials, 1 if kept else trials, gmacs, share, task)
-    repeated = _trials_work(config, again, seeds if kept else again, gmacs, share, task)
+    first, firsts = min(trials, concurrency), min(again, seeds * concurrency)  # begin together
+    swept = _trials_work(config, trials, first if kept else trials, gmacs, share, task)
+    repeated = _trials_work(config, again, firsts if kept else again, gmacs, share, task)
     work = [
         ("dense", 1, dense_epochs(config), gmacs * dense_epochs(config) * (TRAIN * train + val)),
         ("search", 1, config.search.epochs, _search_work(config, gmacs, train, val)),
@@ -156,7 +157,7 @@ def make_plan(
         if units
     )
     times = [stage.seconds for stage in stages]
-    first = list(enumerate(space.uniform if judged else space.uniform[: config.trials]))
+    budgets = list(enumerate(space.uniform if judged else space.uniform[: config.trials]))
     return Plan(
         data=task.name,
         model=config.model,
@@ -165,7 +166,7 @@ def make_plan(
         trials=config.trials,
         concurrency=concurrency,
         judged=judged,
-        budgets=tuple(_planned(space, n, space.fit(b, n) if n else b) for n, b in first),
+        budgets=tuple(_planned(space, n, space.fit(b, n) if n else b) for n, b in budgets),
         stages=stages,
         seconds=None if None in times else sum(t for t in times if t is not None),
     )

@@ -172,12 +172,14 @@ class RunFolder:
         """The configuration the run began with; what it does not say is as by default.
 
         Raises:
-            InputError: If the file was damaged, or is of a newer release.
+            InputError: If the file was damaged, or is of another release.
         """
         try:
             return read_values(self.config_file)
         except InputError as error:
-            raise InputError(f"{self.config_file} is damaged: {error}") from error
+            raise InputError(
+                f"{self.config_file} is damaged, or of another release: {error}"
+            ) from error
 
     def remember(self, key: str, value: Any) -> None:
         """Keep a JSON value for a later session of this run."""

@@ -157,8 +157,9 @@ def keeps_outputs(config: SweepConfig, task: Task) -> bool:
     """Whether the dense model's outputs for what all trials see are small enough to be kept."""
     options = config.finetune
     images = task.size("train") * options.epochs * config.repeats
-    limit = options.kept_outputs_gb * 1e9
-    return bool(options.distillation) and kept_bytes(images, task.num_classes) <= limit
+    together = options.batch_size // (options.accumulation * config.workers_per_trial)
+    needed = kept_bytes(images, task.num_classes, max(1, together))
+    return bool(options.distillation) and needed <= config.kept_outputs_gb * 1e9
 
 
 def repair_where_it_helps(

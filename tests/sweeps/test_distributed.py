@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import distributed
 
 import slim
+from slim.kept_outputs import kept_bytes
 from slim.processes import Processes
 from slim.tasks import load_task
 from slim.training import Epoch
@@ -167,10 +168,12 @@ def test_trials_follow_kept_outputs_of_the_dense_model_as_they_follow_the_model(
 
 def test_outputs_are_kept_where_they_are_small_enough() -> None:
     task = load_task("digits")
-    size = 4 * task.size("train") * CONFIG.finetune.epochs * task.num_classes
+    options = CONFIG.finetune
+    seen, part = task.size("train") * options.epochs, options.batch_size // options.accumulation
+    size = kept_bytes(seen, task.num_classes, part)
     for repeats, room, kept in ((1, 1.01, True), (1, 0.99, False), (2, 1.01, False)):
-        options = replace(CONFIG.finetune, kept_outputs_gb=room * size / 1e9)
-        assert keeps_outputs(replace(CONFIG, finetune=options, repeats=repeats), task) == kept
+        config = replace(CONFIG, kept_outputs_gb=room * size / 1e9, repeats=repeats)
+        assert keeps_outputs(config, task) == kept
     plain = replace(CONFIG, finetune=replace(CONFIG.finetune, distillation=0.0))
     assert not keeps_outputs(plain, task)
 

@@ -67,12 +67,15 @@ def test_an_interrupted_run_keeps_finished_trials_and_resumes(tmp_path: Path) ->
     assert kept["trial"].tolist()[:2] == [0, 1]
     assert (kept["state"] == "COMPLETE").all()
     assert len(pd.read_csv(folder / "front.csv")) >= 1
+    assert any((folder / "state" / "outputs").iterdir())
     states = run_states(tmp_path)
     assert states["stopped"] == "KILLED"
     assert states["trial-0"] == "FINISHED"
     assert "RUNNING" not in states.values()
 
-    run_sweep_process(tmp_path, "--resume", "stopped", "--trials", "5", "--cluster", "local")
+    changed = ["--trials", "5", "--cluster", "local", "--kept-outputs-gb", "0.5"]
+    run_sweep_process(tmp_path, "--resume", "stopped", *changed)
+    assert not (folder / "state" / "outputs").exists()
     trials = pd.read_csv(folder / "trials.csv")
     assert trials["trial"].tolist() == [0, 1, 2, 3, 4]
     assert (trials["state"] == "COMPLETE").all()

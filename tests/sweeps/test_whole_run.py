@@ -321,6 +321,21 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(
     assert "3 trials" in capsys.readouterr().out
 
 
+def test_the_plan_counts_the_dense_model_for_trials_that_do_not_read_its_outputs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    planned = []
+    for room in ("1", "0"):
+        asked = ["--trials", "9", "--concurrency", "2", "--kept-outputs-gb", room]
+        assert run_sweep.main([*SMALL, *asked, "--dry-run=json"]) == 0
+        planned.append(json.loads(capsys.readouterr().out))
+    kept, run = (plan["stages"][4] for plan in planned)
+    assert kept["name"] == "sweep"
+    more = (9 - 2) * planned[0]["dense_gmacs"] * kept["epochs"] * load_task("digits").size("train")
+    assert run["gmacs_images"] - kept["gmacs_images"] == pytest.approx(more)
+
+
 def test_a_run_without_a_finished_trial_says_so_and_ends_with_code_1(tmp_path: Path) -> None:
     diverging = ["--finetune.lr", "1e30", "--finetune.clip_grad", "0", "--tasks", "none"]
     done = run_sweep_process(
