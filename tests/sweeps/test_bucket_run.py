@@ -59,4 +59,4 @@ def test_a_run_in_a_bucket_is_whole_and_goes_on_elsewhere(bucket, tmp_path: Path
     pd.testing.assert_frame_equal(trials(bucket).iloc[:2], first)
     assert trials(bucket)["state"].tolist() == ["COMPLETE"] * 3
     assert "models/2/model.safetensors" in files(bucket)
-    assert not any(name.startswith("state/trials") for name in files(bucket))
+    assert not any(name.startswith(("state/trials", "state/outputs")) for name in files(bucket))
