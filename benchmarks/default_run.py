@@ -2,11 +2,12 @@
 
     python benchmarks/default_run.py --seeds 0 1 2
 
-Runs `run_sweep.py --tasks none` both ways for each seed, one after the other; runs that are there
-are gone on with. Hypervolume is that of the trained networks on val, in percent of the box from
-chance at 1.1 times the dense MACs to 100 % at no cost. Gains are the mean of what training alone
-made of the networks that the default run cut out of the shared weights. On val they are too small,
-as budgets were picked by what those weights scored there; test decided nothing.
+Runs `run_sweep.py --tasks none` both ways for each seed, one after the other, with any further
+options of it that are given; runs that are there are gone on with. Hypervolume is that of the
+trained networks on val, in percent of the box from chance at 1.1 times the dense MACs to 100 % at
+no cost. Gains are the mean of what training alone made of the networks that the default run cut
+out of the shared weights. On val they are too small, as budgets were picked by what those weights
+scored there; test decided nothing.
 """
 
 import argparse
@@ -41,16 +42,16 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--storage", type=Path, default=Path("runs/benchmarks/default_run"))
-    options = parser.parse_args()
+    options, further = parser.parse_known_args()
     runs = [(seed, method) for seed in options.seeds for method in METHODS]
-    rows = [row_of(options.storage.resolve(), seed, method) for seed, method in runs]
+    rows = [row_of(options.storage.resolve(), seed, method, further) for seed, method in runs]
     show(f"default runs on {machine()}", pd.DataFrame(rows))
 
 
-def row_of(storage: Path, seed: int, method: str) -> dict[str, Any]:
+def row_of(storage: Path, seed: int, method: str, further: list[str]) -> dict[str, Any]:
     """Finish a run, and say what it found."""
     folder = storage / f"{method}-{seed}"
-    finish(folder, seed, method)
+    finish(folder, seed, method, further)
     trials = pd.read_csv(folder / "trials.csv")
     complete = trials[trials["state"] == COMPLETE]
     path = folder / "judged.csv"
@@ -91,12 +92,12 @@ def gains(folder: Path, trials: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def finish(folder: Path, seed: int, method: str) -> None:
+def finish(folder: Path, seed: int, method: str, further: list[str]) -> None:
     """Begin a run or go on with it; one that is finished ends at once."""
     begun = (folder / "config.yaml").is_file()
     fresh = ["--name", folder.name, "--seed", str(seed), "--method", method, "--tasks", "none"]
     fresh += ["--tracking-uri", f"sqlite:///{folder.parent / 'mlflow.db'}", "--cluster", "local"]
-    command = ["--resume", folder.name] if begun else fresh
+    command = ["--resume", folder.name] if begun else [*fresh, *further]
     folder.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(
         [sys.executable, ROOT / "run_sweep.py", *command, "--storage", folder.parent], check=True
