@@ -48,8 +48,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "two epochs": ("--finetune.epochs", "2"),
     "early stopping (5)": ("--finetune.reduction", "2"),
-    "wider space": (
-        *("--space.tokens_min", "0.2", "--space.mhsa_min", "0.1", "--space.mlp_min", "0.05"),
+    "narrower space": (
+        *("--space.tokens_min", "0.3", "--space.mhsa_min", "0.15", "--space.mlp_min", "0.1"),
     ),
 }
 

@@ -270,9 +270,9 @@ class SpaceConfig:
     """
 
     dimensions: str = "tokens,mhsa,mlp"
-    tokens_min: Fraction = 0.3
-    mhsa_min: Fraction = 0.15
-    mlp_min: Fraction = 0.1
+    tokens_min: Fraction = 0.2
+    mhsa_min: Fraction = 0.1
+    mlp_min: Fraction = 0.05
     uniform: list[Fraction] = field(default_factory=lambda: [0.75, 0.6, 0.45, 0.3])
 
 
