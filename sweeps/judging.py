@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import ray
 
 import slim
+from slim import Budget
 from sweeps.broadcast import receive_checkpoint, receive_teacher
 from sweeps.cluster import Resources
 from sweeps.judged import JudgedRow, JudgedStudy
@@ -20,7 +22,7 @@ from sweeps.worker import worker_device
 def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> Iterator[int]:
     """Judge until the study has its number of budgets.
 
-    The next batch is asked for while a batch is judged, so that no worker waits for the sampler.
+    No worker waits for the sampler, nor for the slowest network of a batch: see `Batches`.
 
     Args:
         job: What every trial of the sweep shares.
@@ -30,20 +32,69 @@ def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> It
     Yields:
         How many are judged, from time to time.
     """
-    judged, batch = len(study.rows()), study.ask()
-    while batch:
-        following = in_background(study.pick, study.known(batch))
-        rows: dict[int, JudgedRow] = {}
-        jobs = [(judged + index, budget, job) for index, budget in enumerate(batch)]
-        most = resources.concurrency
-        for index, row in spread(judge, jobs, most, mirror=job.mirror, **resources.trial):
-            if isinstance(row, BaseException):
-                raise row
-            rows[index] = row
-        study.tell([rows[index] for index in range(len(batch))])
-        judged += len(batch)
-        yield judged
-        batch = following.result()
+    batches, most = Batches(study), resources.concurrency
+    jobs = (one and (*one, job) for one in batches.budgets())
+    for _, row in spread(judge, jobs, most, mirror=job.mirror, **resources.trial):
+        if isinstance(row, BaseException):
+            raise row
+        if batches.add(row):
+            yield batches.told
+
+
+class Batches:
+    """A study's batches, judged two at a time.
+
+    A batch is picked while the one before is judged, and begun while the last networks of that are
+    still judged. The study is told of batches in their order, whole, so that neither what is
+    picked nor what an interruption leaves depends on which networks end first.
+
+    Args:
+        study: Picks the budgets and keeps what came of them.
+    """
+
+    def __init__(self, study: JudgedStudy) -> None:
+        self.study = study
+        self.told = len(study.rows())
+        self._rows: dict[int, JudgedRow] = {}  # by number; of batches that are not told yet
+        self._begun: deque[list[Budget]] = deque()
+        self._following: Future[list[Budget]] | None = None
+
+    def budgets(self) -> Iterator[tuple[int, Budget] | None]:
+        """Each with its number; None while the next batch waits for the end of the one before."""
+        number, batch = self.told, self.study.ask()
+        while batch:
+            self._begun.append(batch)
+            self._look_ahead()
+            for budget in batch:
+                yield number, budget
+                number += 1
+            while self._following is None:
+                yield None
+            batch, self._following = self._following.result(), None
+
+    def add(self, row: JudgedRow) -> bool:
+        """Take what came of a budget; whether a batch is complete by it."""
+        self._rows[row.number] = row
+        before = self.told
+        while self._begun and (rows := self._complete(len(self._begun[0]))):
+            self.study.tell(rows)
+            self.told += len(rows)
+            self._begun.popleft()
+            self._look_ahead()
+        return self.told > before
+
+    def _complete(self, size: int) -> list[JudgedRow]:
+        """The rows of the next batch to tell, if all are there."""
+        numbers = range(self.told, self.told + size)
+        if not all(number in self._rows for number in numbers):
+            return []
+        return [self._rows.pop(number) for number in numbers]
+
+    def _look_ahead(self) -> None:
+        """Have the batch after the last begun one picked, if all before that one are told."""
+        if self._following is None and len(self._begun) == 1:
+            known = self.study.known(self._begun[0])
+            self._following = in_background(self.study.pick, known)
 
 
 def in_background(function: Callable[..., Any], *args: Any) -> Future[Any]:
@@ -60,7 +111,7 @@ def in_background(function: Callable[..., Any], *args: Any) -> Future[Any]:
     return future
 
 
-def judge(number: int, budget: slim.Budget, job: TrialJob) -> JudgedRow:
+def judge(number: int, budget: Budget, job: TrialJob) -> JudgedRow:
     """Judge one budget, on a worker."""
     started = time.monotonic()
     device = worker_device()

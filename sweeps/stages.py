@@ -1,7 +1,8 @@
 """Running a stage's generator on the cluster, and many short jobs side by side."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def naming_stage(name: str) -> Iterator[None]:
 
 def spread(
     function: Callable[..., Any],
-    jobs: Sequence[tuple[Any, ...]],
+    jobs: Iterable[tuple[Any, ...] | None],
     most: int,
     *,
     mirror: Mirror = NO_MIRROR,
@@ -98,16 +99,25 @@ def spread(
 
     Jobs leave nothing half-done behind: one whose worker dies is run again, at most twice.
 
+    Args:
+        function: Runs on a worker.
+        jobs: Its arguments, taken when there is room; None where there are none before another
+            job has ended.
+        most: At a time.
+        mirror: As in `stream`.
+        resources: Of each, in Ray's words.
+
     Yields:
         (index of the job, its result or the exception it raised), as they end.
     """
     task = ray.remote(_call).options(max_retries=2, **resources)
-    waiting = list(enumerate(jobs))[::-1]
+    waiting, indices = iter(jobs), count()
     running: dict[Any, int] = {}
-    while waiting or running:
-        while waiting and len(running) < most:
-            index, job = waiting.pop()
-            running[task.remote(mirror, function, *job)] = index
+    while True:
+        while len(running) < most and (job := next(waiting, None)) is not None:
+            running[task.remote(mirror, function, *job)] = next(indices)
+        if not running:
+            return
         done, _ = ray.wait(list(running), num_returns=1)
         for reference in done:
             index = running.pop(reference)

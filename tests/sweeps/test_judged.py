@@ -1,5 +1,6 @@
 """The judged study judges each network once, the same ones however often it is interrupted."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from slim import Budget
 from sweeps.config import SweepConfig, resolved
 from sweeps.front import most_gain_first, non_dominated
 from sweeps.judged import JudgedRow, JudgedStudy
+from sweeps.judging import Batches
 from sweeps.proposals import propose
 from sweeps.space import DENSE
 from tests.sweeps.searched import space_of
@@ -66,6 +68,47 @@ def test_a_batch_is_asked_for_while_the_one_before_it_is_judged(tmp_path: Path) 
         study.tell([judged_row(study, first + i, budget) for i, budget in enumerate(batch)])
         batch = following
     assert study.rows() == whole
+
+
+def judge_in_any_order(path: Path, slots: int, seed: int) -> tuple[list[JudgedRow], int]:
+    """Judge all, the running networks ending by chance; the rows, and most batches at once."""
+    study = JudgedStudy(path / "journal", CONFIG, space_of(CONFIG))
+    batches, order = Batches(study), random.Random(seed)
+    waiting, running, most = batches.budgets(), dict[int, Budget](), 0
+    while True:
+        while len(running) < slots and (one := next(waiting, None)) is not None:
+            running[one[0]] = one[1]
+        if not running:
+            return study.rows(), most
+        most = max(most, len({number // CONFIG.judge.batch for number in running}))
+        number = order.choice(list(running))
+        batches.add(judged_row(study, number, running.pop(number)))
+
+
+def test_what_is_judged_does_not_depend_on_the_workers_nor_on_which_ends_first(
+    tmp_path: Path,
+) -> None:
+    whole = judge(tmp_path / "alone", CONFIG).rows()
+    for slots in (1, 3, 8, 16, 99):
+        rows, most = judge_in_any_order(tmp_path / str(slots), slots, seed=slots)
+        assert rows == whole
+        assert most == (1 if slots == 1 else 2)
+
+
+def test_a_study_is_told_of_whole_batches_in_their_order(tmp_path: Path) -> None:
+    study = JudgedStudy(tmp_path / "journal", CONFIG, space_of(CONFIG))
+    batches, size = Batches(study), CONFIG.judge.batch
+    waiting = batches.budgets()
+    begun = [next(waiting) for _ in range(2 * size)]
+    assert next(waiting) is None  # the third is not picked before the first is judged
+    rows = [judged_row(study, *one) for one in begun if one is not None]
+    assert len(rows) == 2 * size
+    assert not any(batches.add(row) for row in rows[:0:-1])
+    assert study.rows() == []
+    assert batches.add(rows[0])
+    assert study.rows() == rows
+    assert batches.told == 2 * size
+    assert next(waiting) is not None
 
 
 def test_a_batch_depends_on_all_results_but_those_of_the_batch_before(tmp_path: Path) -> None:
