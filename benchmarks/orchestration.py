@@ -339,19 +339,20 @@ def judged_study(
         tracker.close()
 
 
-def costed_judge(number: int, budget: slim.Budget, job: TrialJob) -> JudgedRow:
-    """Judge one budget, and write down the processor time of that and of evaluating it again."""
+def costed_judge(first: int, budgets: list[slim.Budget], job: TrialJob) -> list[JudgedRow]:
+    """Judge budgets, and write down the processor time of that and of evaluating them again."""
     began = time.process_time()
-    row = judge(number, budget, job)
-    judging = time.process_time() - began
-    checkpoint = receive_checkpoint(job.shared)
-    vit = slim.extract(checkpoint, checkpoint.select(budget))
-    task, began = ray.get(job.shared.task), time.process_time()
-    top1(vit, task, "val", job.shared.preprocessing)
-    bare = time.process_time() - began
-    if number >= int(job.config.judge.batch):  # a worker's first ones warm up
-        (job.states.parent / f"{number}.cpu").write_text(json.dumps([judging, bare]))
-    return row
+    rows = judge(first, budgets, job)
+    judging, bare = time.process_time() - began, 0.0
+    checkpoint, task = receive_checkpoint(job.shared), ray.get(job.shared.task)
+    for budget in budgets:
+        vit = slim.extract(checkpoint, checkpoint.select(budget))
+        began = time.process_time()
+        top1(vit, task, "val", job.shared.preprocessing)
+        bare += time.process_time() - began
+    if first >= int(job.config.judge.batch):  # a worker's first ones warm up
+        (job.states.parent / f"{first}.cpu").write_text(json.dumps([judging, bare]))
+    return rows
 
 
 def bare_seconds(folder: Path, rows: list[JudgedRow], slots: int) -> float:

