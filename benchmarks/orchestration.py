@@ -292,8 +292,8 @@ def judge_all(folder: Path, budgets: int, slots: int) -> None:
     )
     config = resolved(config)
     with connect(config) as resources:
+        spent = costed_judging(folder, config, resources)  # warms the workers up
         judging, rows = timed_judging(folder, config, resources)
-        spent = costed_judging(folder, config, resources)
     bare = bare_seconds(folder, rows, slots)
     print(
         f"judging on {slots}: {len(rows)} budgets, {1e3 * bare / len(rows):.0f} ms of evaluation; "
@@ -306,12 +306,11 @@ def judge_all(folder: Path, budgets: int, slots: int) -> None:
 def timed_judging(
     folder: Path, config: SweepConfig, resources: Resources
 ) -> tuple[float, list[JudgedRow]]:
-    """Seconds on the clock of judging all, at the pace after the first batch."""
+    """Seconds on the clock of judging all, by workers that have judged before."""
     with judged_study(folder, config, f"judged-{config.concurrency}") as (job, study):
-        rounds = judge_budgets(job, study, resources)
-        first, began = next(rounds), time.monotonic()
-        total = list(rounds)[-1]
-        return (time.monotonic() - began) * total / (total - first), study.rows()
+        began = time.monotonic()
+        list(judge_budgets(job, study, resources))
+        return time.monotonic() - began, study.rows()
 
 
 def costed_judging(folder: Path, config: SweepConfig, resources: Resources) -> float:

@@ -33,7 +33,7 @@ from slim.tasks.catalog import FASHION_CLASSES, read_fashion_mnist
 from slim.training import Objective, Training
 
 TRAIN, VAL, HELD_OUT = 10_000, 2_500, 3_000
-SMALLEST = slim.Budget(0.3, 0.15, 0.1)
+SMALLEST = slim.Budget(0.3, 0.15, 0.1)  # of a space narrower than the default's
 DENSE_RECIPE = replace(RECIPE, epochs=8)
 SEARCH_EPOCHS = 2
 SHARE_RECIPE = replace(

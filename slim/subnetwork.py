@@ -1,5 +1,6 @@
 """The physically smaller network: timm's model with blocks of their own widths."""
 
+import copy
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
@@ -62,17 +63,21 @@ def fill_subnetwork(architecture: Architecture, state: dict[str, Tensor]) -> nn.
 
 
 def _copied(module: nn.Module) -> nn.Module:
-    """Modules, their dictionaries and parameters anew: a fifth of a deep copy's time."""
+    """A deep copy of modules but for what a network never changes, in a fifth of its time."""
     copied = type(module).__new__(type(module))
-    copied.__dict__ = {
-        name: value.copy() if isinstance(value, dict) else value
-        for name, value in module.__dict__.items()
-    }
+    copied.__dict__ = {name: _own(value) for name, value in module.__dict__.items()}
     for name, parameter in module.named_parameters(recurse=False):
         copied._parameters[name] = nn.Parameter(parameter.detach())
     for name, child in module._modules.items():
         copied._modules[name] = None if child is None else _copied(child)
     return copied
+
+
+def _own(value: Any) -> Any:
+    """A module's attribute for its copy: dictionaries and collections are not shared."""
+    if isinstance(value, dict):
+        return value.copy()
+    return copy.deepcopy(value) if isinstance(value, (list, set)) else value
 
 
 @lru_cache(maxsize=8)

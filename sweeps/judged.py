@@ -73,7 +73,16 @@ class JudgedStudy:
         ]
 
     def ask(self) -> list[Budget]:
-        """The next batch, each a network not judged before; none when there are enough."""
+        """The next batch, each a network not judged before; none when there are enough.
+
+        Of a batch that a kill left half told, what is missing.
+        """
+        rows = self.rows()
+        told = len(rows) % self.options.batch
+        if told and len(rows) < int(self.options.budgets or 0):
+            begun = self.pick(self._known_of(self.observations()[:-told]))
+            if begun[:told] == [row.budget for row in rows[-told:]] and len(begun) > told:
+                return begun[told:]
         return self.pick(self.known())
 
     def known(self, judging: Sequence[Budget] = ()) -> list[Observation]:
@@ -83,9 +92,13 @@ class JudgedStudy:
             judging: That batch, if the study has not been told of it yet.
         """
         running = [Observation(budget, None, 0.0) for budget in judging]
-        known = [*self.observations(), *running]
-        last = max(0, len(known) - self.options.batch)
-        return known[:last] + [replace(one, val_top1=None) for one in known[last:]]
+        return self._known_of([*self.observations(), *running])
+
+    def _known_of(self, observations: list[Observation]) -> list[Observation]:
+        """Observations without the results of the last batch."""
+        last = max(0, len(observations) - self.options.batch)
+        unknown = [replace(one, val_top1=None) for one in observations[last:]]
+        return observations[:last] + unknown
 
     def pick(self, known: list[Observation]) -> list[Budget]:
         """The batch that `ask` gives where so much is known; the study itself is not read."""

@@ -18,13 +18,14 @@ from sweeps.stages import spread
 from sweeps.trial import TrialJob, measured_latency, repair_where_it_helps
 from sweeps.worker import worker_device
 
-_SHARES = 4  # of a batch to each worker at least, while there are as many budgets
+_CALLS = 4  # of each worker in a batch at least, where a batch has as many networks
 
 
 def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> Iterator[int]:
     """Judge until the study has its number of budgets.
 
-    No worker waits for the sampler, nor for the slowest network of a batch: see `Batches`.
+    As long as two batches keep all workers busy, none waits for the sampler, nor for the slowest
+    network of a batch: see `Batches`.
 
     Args:
         job: What every trial of the sweep shares.
@@ -35,7 +36,7 @@ def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> It
         How many are judged, from time to time.
     """
     batches, most = Batches(study), resources.concurrency
-    together = max(1, int(job.config.judge.batch) // (_SHARES * most))
+    together = max(1, int(job.config.judge.batch) // (_CALLS * most))
     jobs = (some and (*some, job) for some in batches.budgets(together))
     for _, rows in spread(judge, jobs, most, mirror=job.mirror, **resources.trial):
         if isinstance(rows, BaseException):
@@ -48,8 +49,8 @@ class Batches:
     """A study's batches, judged two at a time.
 
     A batch is picked while the one before is judged, and begun while the last networks of that are
-    still judged. The study is told of batches in their order, whole, so that neither what is
-    picked nor what an interruption leaves depends on which networks end first.
+    still judged. The study is told of whole batches in their order, so that what is picked does
+    not depend on which networks end first; an interruption loses at most two batches.
 
     Args:
         study: Picks the budgets and keeps what came of them.

@@ -5,6 +5,7 @@ import torch
 from timm.layers import DropPath
 
 from slim import Architecture, Budget, extract
+from slim.aligned import AlignedLinear
 from slim.subnetwork import architecture_of, build_subnetwork
 from slim.vit.subnetwork import token_index
 from tests.slim.architectures import NAMED, uneven, without_block
@@ -34,16 +35,31 @@ def test_networks_without_memory_have_parameters_of_their_own():
     assert all(p.requires_grad and p.dtype == torch.float32 for p in after.parameters())
 
 
-def test_what_is_done_to_a_network_without_memory_is_not_seen_in_the_next():
-    with torch.device("meta"):
-        before = build_subnetwork(uneven(spec_of("vit")))
-        before.norm.register_forward_hook(lambda *args: None)
-        before.register_buffer("seen", torch.zeros(1))
-        before.reset_classifier(3)
-        after = build_subnetwork(uneven(spec_of("vit")))
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_what_is_done_to_a_network_is_not_seen_in_the_next(family):
+    source = checkpoint(family)
+    architecture = uneven(source.spec)
+    before = extract(source, architecture)
+    before.norm.register_forward_hook(lambda *args: None)
+    before.norm.register_buffer("seen", torch.zeros(1), persistent=False)
+    before.feature_info[0]["reduction"] = -1
+    before.reset_classifier(3)
+    after = extract(source, architecture)
+    after.norm.register_buffer("seen", torch.zeros(1))
     assert not after.norm._forward_hooks
-    assert not hasattr(after, "seen")
-    assert after.num_classes == after.head.out_features == 5
+    assert "norm.seen" in after.state_dict()
+    assert after.feature_info[0]["reduction"] > 0
+    assert after.num_classes == source.spec.num_classes
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_the_first_layers_of_its_branches_write_aligned_rows(family):
+    aligned = [
+        name
+        for name, module in extract(checkpoint(family), uneven(spec_of(family))).named_modules()
+        if type(module) is AlignedLinear
+    ]
+    assert {name.rpartition(".")[2] for name in aligned} == {"qkv", "fc1"}
 
 
 def test_a_block_gathers_prefix_tokens_and_what_is_left_of_the_kept():

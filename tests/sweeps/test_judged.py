@@ -62,6 +62,16 @@ def test_an_interrupted_study_judges_what_an_uninterrupted_one_judges(tmp_path: 
     assert [row.budget for row in other] != [row.budget for row in whole]
 
 
+@pytest.mark.parametrize("told", [1, 5, 13, 21, 39])
+def test_a_batch_that_a_kill_left_half_told_is_judged_to_its_end(
+    tmp_path: Path, told: int
+) -> None:
+    whole = judge(tmp_path / "whole", CONFIG).rows()
+    study = JudgedStudy(tmp_path / "killed" / "journal", CONFIG, space_of(CONFIG))
+    study.tell(whole[:told])
+    assert judge(tmp_path / "killed", CONFIG).rows() == whole
+
+
 def test_a_batch_is_asked_for_while_the_one_before_it_is_judged(tmp_path: Path) -> None:
     whole = judge(tmp_path / "after", CONFIG).rows()
     study = JudgedStudy(tmp_path / "ahead", CONFIG, space_of(CONFIG))
@@ -78,10 +88,13 @@ def judge_in_any_order(path: Path, slots: int, together: int) -> tuple[list[Judg
     study = JudgedStudy(path / "journal", CONFIG, space_of(CONFIG))
     batches, order = Batches(study), random.Random(slots)
     waiting, running, most = batches.budgets(together), dict[int, list[Budget]](), 0
+    begun: list[int] = []
     while True:
         while len(running) < slots and (some := next(waiting, None)) is not None:
             running[some[0]] = some[1]
+            begun += range(some[0], some[0] + len(some[1]))
         if not running:
+            assert begun == list(range(len(begun)))  # each once
             return study.rows(), most
         most = max(most, len({number // CONFIG.judge.batch for number in running}))
         number = order.choice(list(running))
