@@ -37,6 +37,7 @@ JUDGED = "judged networks of the default, untrained"
 PARTS: dict[str, tuple[str, ...]] = {
     "default, 10 trials": (),
     "no weight sharing (1)": ("--share.epochs", "0"),
+    "no weight sharing, 60 judged": ("--share.epochs", "0", "--judge.budgets", "60"),
     "no judging (2)": ("--judge.budgets", "0"),
     "no judged start (3)": ("--judge.start", "0"),
     "ranked by Taylor": ("--search.score", "taylor"),
