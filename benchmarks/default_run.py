@@ -5,9 +5,8 @@
 Runs `run_sweep.py --tasks none` both ways for each seed, one after the other, with any further
 options of it that are given; runs that are there are gone on with. Hypervolume is that of the
 trained networks on val, in percent of the box from chance at 1.1 times the dense MACs to 100 % at
-no cost. Gains are the mean of what training alone made of the networks that the default run cut
-out of the shared weights. On val they are too small, as budgets were picked by what those weights
-scored there; test decided nothing.
+no cost. Gains are the mean of what training alone made of the networks as they are judged. On val
+they are too small, as budgets were picked by what they scored there; test decided nothing.
 """
 
 import argparse
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from fashion import show
 from front_points import Course, Point
 from machine import machine
@@ -26,13 +24,11 @@ from machine import machine
 import slim
 from analysis.pareto_front import front_mask
 from slim.evaluation import top1
-from slim.tasks import load_task
-from sweeps.config import SweepConfig, from_dict
-from sweeps.dense import saved_preprocessing
 from sweeps.trials import COMPLETE
+from sweeps.untrained import JudgedNetworks
 
 ROOT = Path(__file__).parents[1]
-METHODS = ("share", "retrain")
+METHODS = ("judge", "retrain")
 CHANCE = 10.0  # of ten digits, in percent
 
 
@@ -74,19 +70,17 @@ def row_of(storage: Path, seed: int, method: str, further: list[str]) -> dict[st
 
 
 def gains(folder: Path, trials: pd.DataFrame) -> dict[str, float]:
-    """Mean rise of top-1 from the shared weights to the networks trained from them, in points."""
-    if not (folder / "shared").is_dir():
+    """Mean rise of top-1 from the networks as they are judged to the trained ones, in points."""
+    if not (folder / "judged.csv").is_file():
         return {}
-    values = yaml.safe_load((folder / "config.yaml").read_text())
-    config: SweepConfig = from_dict(SweepConfig, values)
-    task, preprocessing = load_task(config.data), saved_preprocessing(folder / "dense")
-    checkpoint = slim.MaskCheckpoint.load(folder / "shared")
+    networks = JudgedNetworks(folder)
     budgets = [slim.Budget(row.tokens, row.mhsa, row.mlp) for row in trials.itertuples()]
-    untrained = [slim.extract(checkpoint, checkpoint.select(budget)) for budget in budgets]
+    untrained = [networks.cut(budget) for budget in budgets]
+    seen = networks.task, networks.preprocessing
     return {
         f"gain on {split}": float(
             trials[f"{split}_top1"].mean()
-            - np.mean([top1(vit, task, split, preprocessing) for vit in untrained])
+            - np.mean([top1(vit, seen[0], split, seen[1]) for vit in untrained])
         )
         for split in ("val", "test")
     }

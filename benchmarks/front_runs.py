@@ -30,23 +30,20 @@ from sweeps.config import SweepConfig, from_dict, resolved
 from sweeps.space import DENSE, smallest_budget
 from sweeps.trial import keeps_outputs
 from sweeps.trials import COMPLETE
+from sweeps.untrained import JudgedNetworks
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = "default"
 JUDGED = "judged networks of the default, untrained"
 PARTS: dict[str, tuple[str, ...]] = {
     "default, 10 trials": (),
-    "no weight sharing (1)": ("--share.epochs", "0"),
-    "no weight sharing, 60 judged": ("--share.epochs", "0", "--judge.budgets", "60"),
+    "weight sharing (1)": ("--method", "share"),
     "no judging (2)": ("--judge.budgets", "0"),
+    "60 judged": ("--judge.budgets", "60"),
     "no judged start (3)": ("--judge.start", "0"),
+    "not repaired": ("--finetune.repair_images", "0"),
     "ranked by Taylor": ("--search.score", "taylor"),
-    "repaired": ("--finetune.repair_images", "1024"),
-    "no distillation": (
-        *("--search.distillation", "0"),
-        *("--share.distillation", "0"),
-        *("--finetune.distillation", "0"),
-    ),
+    "no distillation": ("--search.distillation", "0", "--finetune.distillation", "0"),
     "two epochs": ("--finetune.epochs", "2"),
     "early stopping (5)": ("--finetune.reduction", "2"),
     "narrower space": (
@@ -117,12 +114,14 @@ def first_command(setting: Setting, run: Run) -> list[str]:
     command = ["--name", run.name, "--tracking-uri", database, "--data", setting.data]
     command += ["--tasks", "none", "--seed", str(run.seed), "--trials", str(run.trials)]
     command += ["--model", str(setting.dense_folder(run.seed)), "--judge.extra_trials", "0"]
-    defaults = resolved(SweepConfig())
+    defaults, part = resolved(SweepConfig(method="share")), PARTS.get(run.arm, ())
     usual = defaults.search.epochs
-    if setting.epochs != usual:  # then sharing is as much shorter or longer
+    if setting.epochs != usual:
+        command += ["--search.epochs", str(setting.epochs)]
+    if setting.epochs != usual and "share" in part:  # then sharing is as much shorter or longer
         shared = round(int(defaults.share.epochs or 0) * setting.epochs / usual)
-        command += ["--search.epochs", str(setting.epochs), "--share.epochs", str(shared)]
-    return [*command, *PARTS.get(run.arm, ())]
+        command += ["--share.epochs", str(shared)]
+    return [*command, *part]
 
 
 def is_finished(folder: Path) -> bool:
@@ -135,20 +134,21 @@ def course(setting: Setting, run: Run) -> Course:
     """What a finished run did from the dense weights of its seed."""
     work = Work(setting, setting.folder / run.name)
     rows = pd.read_csv(work.folder / "trials.csv").to_dict("records")
-    shared = work.sharing() + sum(work.untrained(budget) for budget in work.judged())
+    judged = work.judged()
+    shared = work.sharing() + sum(work.untrained(budget) for budget in judged)
+    shared += work.reference() * bool(judged)
     return work.course(run.arm, shared, work.points(rows))
 
 
 def judged_course(setting: Setting, run: Run) -> Course:
-    """What a finished run had before its first trial: the judged networks, as they are cut out."""
+    """What a finished run had before its first trial: the judged networks."""
     work = Work(setting, setting.folder / run.name)
-    preprocessing, points = setting.preprocessing(run.seed), []
+    networks, points = JudgedNetworks(work.folder), []
     for number, (budget, accuracy) in enumerate(work.judged().items()):
-        vit = slim.extract(work.checkpoint, work.checkpoint.select(budget))
-        test = top1(vit, work.task, "test", preprocessing)
+        test = top1(networks.cut(budget), work.task, "test", setting.preprocessing(run.seed))
         spent = work.untrained(budget)
         points.append(Point(number, work.gmacs(budget), accuracy, test, 0, spent))
-    return work.course(JUDGED, work.sharing(), tuple(points))
+    return work.course(JUDGED, work.sharing() + work.reference(), tuple(points))
 
 
 class Work:
@@ -226,6 +226,7 @@ class Work:
     def point(self, row: dict[str, Any], followed: int) -> Point:
         """A trial in whose training the dense model ran for so many epochs."""
         options, gmacs, epochs = self.config.finetune, float(row["gmacs"]), int(row["epochs"])
+        fresh = self.reference() + self.untrained(_budget(row))
         teacher = followed * self.dense * bool(options.distillation)
         trained = (epochs * TRAIN * gmacs + teacher) * self.seen(options.batch_size)
         complete = row["state"] == COMPLETE
@@ -235,32 +236,40 @@ class Work:
             val_top1=float(row["val_top1"]) if complete else None,
             test_top1=float(row["test_top1"]) if complete else None,
             epochs=epochs,
-            compute=self.untrained(_budget(row)) + trained + epochs * gmacs * self.val,
+            compute=fresh + trained + epochs * gmacs * self.val,
         )
+
+    def reference(self) -> float:
+        """Of the dense model's streams, which a process that repairs computes once."""
+        return self.dense * self.calibrated()
+
+    def calibrated(self) -> int:
+        """Images that a repair sees."""
+        options = self.config.finetune
+        batches = -(-int(options.repair_images or 0) // options.batch_size)
+        return min(batches * options.batch_size, self.seen(options.batch_size))
 
     def untrained(self, budget: slim.Budget) -> float:
         """Of evaluating a fresh network, and of repairing it where the run does."""
-        options, gmacs = self.config.finetune, self.gmacs(budget)
-        batches = -(-int(options.repair_images or 0) // options.batch_size)
-        images = min(batches * options.batch_size, self.seen(options.batch_size))
+        gmacs, images = self.gmacs(budget), self.calibrated()
         if not images:
             return gmacs * self.val
-        # Both streams with every branch once, the network's branches once more for what enters
-        # their last layers, and both networks whole for the classifier; then the least squares.
-        passes = (2 * self.dense + 3 * gmacs) * images
-        return 2 * gmacs * self.val + passes + self.least_squares(budget) * images
+        return 2 * gmacs * self.val + (gmacs + self.least_squares(budget)) * images
 
     def least_squares(self, budget: slim.Budget) -> float:
-        """1e9 MACs an image of the sums that repair solves."""
+        """1e9 MACs an image of what repair does with the features of each layer.
+
+        It multiplies them with themselves, with what is missing, and once more with the weights.
+        """
         architecture = self.checkpoint.select(budget)
         spec: Any = architecture.spec
         macs = 0
         for block in range(spec.depth):
             for features in (architecture.dims_in(block), len(architecture.units[block])):
                 width = features + 1
-                macs += architecture.tokens_in(block) * width * (width + spec.embed_dim)
+                macs += architecture.tokens_in(block) * width * (width + 2 * spec.embed_dim)
         width = spec.embed_dim + 1
-        return (macs + width * (width + spec.num_classes)) / 1e9
+        return (macs + width * (width + 2 * spec.num_classes)) / 1e9
 
     def gmacs(self, budget: slim.Budget) -> float:
         """1e9 MACs of a budget's network."""

@@ -43,7 +43,7 @@ from slim.tasks import load_task
 from slim.training import Epoch, Training
 from sweeps.broadcast import broadcast, receive_checkpoint
 from sweeps.cluster import Resources, connect
-from sweeps.config import JudgeConfig, SpaceConfig, SweepConfig, resolved
+from sweeps.config import FinetuneConfig, JudgeConfig, SpaceConfig, SweepConfig, resolved
 from sweeps.dense import make_dense, preprocessing_for, saved_preprocessing
 from sweeps.judged import JudgedRow, JudgedStudy
 from sweeps.judging import judge, judge_budgets
@@ -90,8 +90,9 @@ def main() -> None:
             if "shell" in options.parts:
                 tell("shell loop", looped(folder, config))
         if "judge" in options.parts:
-            for slots in (WORKERS, 1):
-                judge_all(folder, options.judged, slots)
+            for repair_images in (0, FinetuneConfig().repair_images):
+                for slots in (WORKERS, 1):
+                    judge_all(folder, options.judged, slots, repair_images)
 
 
 def arguments() -> argparse.Namespace:
@@ -281,12 +282,13 @@ def tell(what: str, spans: list[Span]) -> None:
     )
 
 
-def judge_all(folder: Path, budgets: int, slots: int) -> None:
+def judge_all(folder: Path, budgets: int, slots: int, repair_images: int) -> None:
     """Print what judged budgets cost beside their bare evaluation."""
     config = SweepConfig(
         cluster="local",
         concurrency=slots,
         judge=JudgeConfig(budgets=budgets),
+        finetune=FinetuneConfig(repair_images=repair_images),
         storage=str(folder / "runs"),
         tracking_uri=f"sqlite:///{folder}/mlflow.db",
     )
@@ -296,7 +298,8 @@ def judge_all(folder: Path, budgets: int, slots: int) -> None:
         judging, rows = timed_judging(folder, config, resources)
     bare = bare_seconds(folder, rows, slots)
     print(
-        f"judging on {slots}: {len(rows)} budgets, {1e3 * bare / len(rows):.0f} ms of evaluation; "
+        f"judging on {slots}, repaired with {repair_images} images: {len(rows)} budgets, "
+        f"{1e3 * bare / len(rows):.0f} ms of evaluation; "
         f"judged in {slots * judging / bare:.2f} times that (slots x time on the clock); "
         f"{spent:.2f} times in processor time of the workers",
         flush=True,

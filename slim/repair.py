@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slim.calibration import BRANCHES, Calibration, classifiers, seen_by
 from slim.constant_branch import ConstantBranch
-from slim.families import Family, family_of
-from slim.masked_model import MaskedModel
+from slim.families import family_of
 from slim.subnetwork import architecture_of
 
 
@@ -33,70 +33,65 @@ def repair(
         memory: Share of the stream's accumulated error that a branch corrects, 0 to 1; with 0 a
             branch is fitted to the reference branch alone.
     """
+    repair_towards(vit, Calibration(reference, images), ridge, memory)
+
+
+@torch.no_grad()
+def repair_towards(
+    vit: Any, calibration: Calibration, ridge: float = 1e-2, memory: float = 0.5
+) -> None:
+    """`repair` towards a reference on images that may serve many subnetworks.
+
+    Args:
+        vit: A subnetwork, on the calibration's device; changed in place.
+        calibration: The reference and the images.
+        ridge: As in `repair`.
+        memory: As in `repair`.
+    """
     vit.eval()
-    reference.eval()
-    device = next(vit.parameters()).device
-    batches = [batch.to(device) for batch in images]
-    dense = reference.vit if isinstance(reference, MaskedModel) else reference
     spec = architecture_of(vit).spec
-    family = family_of(spec)
-    streams = [_Streams(family.embed(vit, b), family.embed(dense, b)) for b in batches]
+    family, walk = family_of(spec), calibration.walk()
+    streams = [family.embed(vit, batch) for batch in calibration.batches]
     positions: Tensor | slice = slice(None)  # what the subnetwork still has of the reference's
     for name in spec.block_names:
-        block, dense_block = vit.get_submodule(name), dense.get_submodule(name)
-        for stream in streams:
-            stream.slim = family.enter(vit, name, stream.slim)
-            stream.dense = family.enter(dense, name, stream.dense)
+        block, before = vit.get_submodule(name), next(walk)
+        streams = [family.enter(vit, name, x) for x in streams]
         keep = getattr(block, "keep", None)
         if keep is not None:
             positions = keep if isinstance(positions, slice) else positions[keep]
-            for stream in streams:
-                stream.slim = stream.slim[:, keep]
-        for branch in ("attn", "mlp"):
-            _refit_branch(family, block, branch, dense_block, streams, positions, ridge, memory)
-    _refit_classifiers(vit, dense, batches, ridge)
-
-
-class _Streams:
-    """A batch's residual streams: the subnetwork's (B, ..., D) and the reference's.
-
-    For a ViT (B, N, D), of which the subnetwork has fewer tokens; for Swin (B, rows, columns, D).
-    """
-
-    def __init__(self, slim: Tensor, dense: Tensor) -> None:
-        self.slim, self.dense = slim, dense
+            streams = [x[:, keep] for x in streams]
+        for branch in BRANCHES:
+            after = next(walk)
+            targets = []
+            for was, becomes, x in zip(before, after, streams, strict=True):
+                was, becomes = was[:, positions], becomes[:, positions]
+                targets.append(becomes - was + memory * (was - x))
+            streams = _refit_branch(block, branch, streams, targets, ridge)
+            before = after
+    for layer in classifiers(vit):
+        features = [seen_by(layer, vit, x)[0] for x in streams]
+        _refit(layer, features, next(walk), None, ridge)
 
 
 def _refit_branch(
-    family: Family,
-    block: Any,
-    branch: str,
-    dense_block: Any,
-    streams: list[_Streams],
-    positions: Tensor | slice,
-    ridge: float,
-    memory: float,
-) -> None:
-    """Refit one branch of a block, and move both streams behind it."""
-    targets, features = [], []
-    for stream in streams:
-        before = stream.dense[:, positions]
-        stream.dense = stream.dense + family.branch(dense_block, branch, stream.dense)
-        added = stream.dense[:, positions] - before
-        targets.append(added + memory * (before - stream.slim))
+    block: Any, branch: str, streams: list[Tensor], targets: list[Tensor], ridge: float
+) -> list[Tensor]:
+    """Refit what one branch of a block adds to the streams.
+
+    Returns:
+        The streams behind it.
+    """
     module = getattr(block, branch)
+    if module is None:
+        return streams
     if isinstance(module, ConstantBranch):
         module.bias.copy_(torch.cat([t.flatten(0, -2) for t in targets]).double().mean(dim=0))
-    elif module is not None:
-        layer = module.proj if branch == "attn" else module.fc2
-        for stream in streams:
-            features.append(_features(block, branch, stream.slim))
-        scale = getattr(block, "ls1" if branch == "attn" else "ls2", None)
-        gamma = getattr(scale, "gamma", None)
-        _refit(layer, features, targets, gamma, ridge)
-    if module is not None:
-        for stream in streams:
-            stream.slim = stream.slim + family.branch(block, branch, stream.slim)
+        return [x + module.bias for x in streams]
+    layer = module.proj if branch == "attn" else module.fc2
+    scale = getattr(block, "ls1" if branch == "attn" else "ls2", nn.Identity())
+    features = [_features(block, branch, x) for x in streams]
+    _refit(layer, features, targets, getattr(scale, "gamma", None), ridge)
+    return [x + scale(layer(entering)) for x, entering in zip(streams, features, strict=True)]
 
 
 def _features(block: Any, branch: str, x: Tensor) -> Tensor:
@@ -110,35 +105,6 @@ def _features(block: Any, branch: str, x: Tensor) -> Tensor:
     finally:
         setattr(module, name, layer)
     return features
-
-
-def _refit_classifiers(vit: Any, dense: Any, batches: list[Tensor], ridge: float) -> None:
-    """Refit the linear heads (two in a distilled DeiT) to the logits of the reference's."""
-    for layer, wanted in zip(_classifiers(vit), _classifiers(dense), strict=True):
-        features, targets = [], []
-        for batch in batches:
-            features.append(_seen_by(layer, vit, batch)[0])
-            targets.append(_seen_by(wanted, dense, batch)[1])
-        _refit(layer, features, targets, None, ridge)
-
-
-def _classifiers(model: Any) -> list[nn.Linear]:
-    """The layers that give logits; none of a model without classes."""
-    heads = model.get_classifier()
-    return [
-        h for h in (heads if isinstance(heads, tuple) else (heads,)) if isinstance(h, nn.Linear)
-    ]
-
-
-def _seen_by(layer: nn.Linear, model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-    """What enters and what leaves a layer when a model sees images."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    hook = layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
-    try:
-        model(images)
-    finally:
-        hook.remove()
-    return seen[0]
 
 
 def _refit(

@@ -167,8 +167,8 @@ class ShareConfig(TrainConfig):
     smallest of the space and random ones between, all on the same weights.
 
     Args:
-        epochs: Passes over the train split, 0 for none: then budgets are cut from the search;
-            default: 5, and 0 with the method `retrain`.
+        epochs: Passes over the train split; default: 5 with the method `share`, else 0: then
+            budgets are cut from the search.
         networks: Random networks in each step. Stochastic depth and gradient checkpointing reach
             the full-size network alone.
         distillation: Share of the loss that follows the dense model's soft outputs.
@@ -214,9 +214,9 @@ class FinetuneConfig(TrainConfig):
 
     Args:
         epochs: Passes over the train split.
-        repair_images: Training images for the closed-form repair before fine-tuning, 0 for none;
-            default: 1024, and none after weight sharing. The repair is taken back where val says
-            that it does not help.
+        repair_images: Training images for the closed-form repair of judged networks, and of
+            trained ones before their training, 0 for none. The repair is taken back where val
+            says that it does not help.
         reduction: Early stopping: of the trials that come to a rung (epochs / reduction, epochs /
             reduction^2, ...) one of so many goes on, by non-dominated rank; 0 for no stopping.
         distillation: Share of the loss that follows the dense model's soft outputs.
@@ -227,7 +227,7 @@ class FinetuneConfig(TrainConfig):
     lr: PositiveFloat = 7e-4
     weight_decay: NonNegativeFloat = 0.02
     warmup_epochs: NonNegativeFloat = 0.2
-    repair_images: NonNegativeInt | None = None
+    repair_images: NonNegativeInt = 1024
     reduction: NonNegativeInt = 0
     distillation: ClosedUnitInterval = 0.9
     temperature: PositiveFloat = 2.0
@@ -294,8 +294,9 @@ class SweepConfig:
         weights: Local file (safetensors or state dict) with a named model's weights.
         cluster: `auto` joins the Ray cluster that the environment names or that `ray start` runs
             here, else starts one; `local` always starts one; anything else is an address.
-        method: `share` trains shared weights once, judges many budgets on them and fine-tunes
-            the best; `retrain`, the paper's way, trains every budget alone and judges none.
+        method: `judge` judges many budgets on the searched weights, repaired but not trained,
+            and fine-tunes the best; `share` trains weights that all budgets share before it judges
+            on these; `retrain`, the paper's way, trains every budget alone and judges none.
         trials: Budgets to train, the dense one counted.
         repeats: Trainings of each network of the front, each with its own seed; from 2 on,
             `repeats.csv` has them all.
@@ -329,7 +330,7 @@ class SweepConfig:
         dense: Training of the dense model.
         search: The mask search.
         share: Weight-shared training of all budgets' networks.
-        judge: The study of budgets on shared weights.
+        judge: The study of budgets, none trained.
         space: Budgets to look among.
         finetune: Fine-tuning of each subnetwork.
         transfer: Fine-tuning on other tasks.
@@ -343,7 +344,7 @@ class SweepConfig:
     pretrained: bool = True
     weights: str | None = None
     cluster: str = "auto"
-    method: Literal["share", "retrain"] = "share"
+    method: Literal["judge", "share", "retrain"] = "judge"
     trials: PositiveInt = 18
     repeats: PositiveInt = 1
     max_gmacs: PositiveFloat | None = None
@@ -377,20 +378,15 @@ class SweepConfig:
 
 def resolved(config: SweepConfig) -> SweepConfig:
     """Every default that depends on other values, filled in."""
-    sharing = config.method == "share"
-    share_epochs = _or(config.share.epochs, 5 if sharing else 0)
-    finetune, judge = config.finetune, config.judge
+    judge, judges = config.judge, config.method != "retrain"
+    share_epochs = 5 if config.method == "share" else 0
     return replace(
         config,
-        share=replace(config.share, epochs=share_epochs),
+        share=replace(config.share, epochs=_or(config.share.epochs, share_epochs)),
         judge=replace(
             judge,
-            budgets=_or(judge.budgets, 250 if sharing else 0),
-            extra_trials=_or(judge.extra_trials, config.trials // 3 if sharing else 0),
-        ),
-        finetune=replace(
-            finetune,
-            repair_images=_or(finetune.repair_images, 0 if share_epochs else 1024),
+            budgets=_or(judge.budgets, 250 if judges else 0),
+            extra_trials=_or(judge.extra_trials, config.trials // 3 if judges else 0),
         ),
     )
 

@@ -86,11 +86,14 @@ def check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], nn
 
 
 def _check_method(config: SweepConfig) -> None:
-    """What shares weights does not go with training every budget alone."""
-    for name in ("share.epochs", "judge.budgets"):
-        given = flatten(config.to_dict())[name]
-        if config.method == "retrain" and given:
-            raise InputError(f"--{name} {given} does not go with --method retrain; leave one out")
+    """What a method has no part of was not asked for."""
+    values = flatten(config.to_dict())
+    for name, methods in (("share.epochs", ["share"]), ("judge.budgets", ["judge", "share"])):
+        if values[name] and config.method not in methods:
+            raise InputError(
+                f"--{name} {values[name]} does not go with --method {config.method}, but with "
+                f"--method {' or '.join(methods)}; leave one out"
+            )
 
 
 def _check_img_size(config: SweepConfig, model: nn.Module) -> None:

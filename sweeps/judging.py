@@ -11,11 +11,12 @@ import ray
 
 import slim
 from slim import Budget
-from sweeps.broadcast import receive_checkpoint, receive_teacher
+from sweeps.broadcast import receive_checkpoint
 from sweeps.cluster import Resources
 from sweeps.judged import JudgedRow, JudgedStudy
 from sweeps.stages import spread
-from sweeps.trial import TrialJob, measured_latency, repair_where_it_helps
+from sweeps.trial import TrialJob, measured_latency, receive_calibration
+from sweeps.untrained import repair_where_it_helps
 from sweeps.worker import worker_device
 
 _CALLS = 4  # of each worker in a batch at least, where a batch has as many networks
@@ -122,8 +123,7 @@ def judge(first: int, budgets: list[Budget], job: TrialJob) -> list[JudgedRow]:
     """Judge budgets, numbered from the first on, on a worker."""
     device = worker_device()
     checkpoint, task = receive_checkpoint(job.shared), ray.get(job.shared.task)
-    repairs = bool(job.config.finetune.repair_images)
-    teacher = receive_teacher(job.shared).to(device) if repairs else None  # building it takes time
+    calibration = receive_calibration(task, job, device)
     rows = []
     for number, budget in enumerate(budgets, first):
         started = time.monotonic()
@@ -138,7 +138,7 @@ def judge(first: int, budgets: list[Budget], job: TrialJob) -> list[JudgedRow]:
                 mlp=budget.mlp,
                 gmacs=cost.macs / 1e9,
                 params_m=cost.params / 1e6,
-                val_top1=repair_where_it_helps(vit, teacher, task, job, device),
+                val_top1=repair_where_it_helps(vit, calibration, task, job.shared.preprocessing),
                 latency_ms=measured_latency(vit, job.config),
                 seconds=time.monotonic() - started,
             )

@@ -78,7 +78,7 @@ class Plan:
         lines = [
             f"data {self.data}, model {self.model}: dense {self.dense_gmacs:.4g} GMACs, "
             f"{self.dense_params_m:.4g} M parameters",
-            *([f"{self.judged} budgets judged on shared weights"] if self.judged else []),
+            *([f"{self.judged} budgets judged"] if self.judged else []),
             f"{self.trials} trials, {self.concurrency} at a time"
             + ("; they start from the judged front" if self.judged else ""),
             "the first budgets (tokens, MHSA, MLP), before the sampler goes on:",
@@ -137,7 +137,7 @@ def make_plan(
         ("dense", 1, dense_epochs(config), gmacs * dense_epochs(config) * (TRAIN * train + val)),
         ("search", 1, config.search.epochs, _search_work(config, gmacs, train, val)),
         ("share", 1, int(config.share.epochs or 0), _share_work(config, space, train, val)),
-        ("judge", judged, 0, _judge_work(config, gmacs, share, val)),
+        ("judge", judged, 0, _judge_work(config, gmacs, share, val, concurrency)),
         ("sweep", config.trials, epochs, swept),
         ("repeats", again, epochs, repeated),
         ("test", config.trials, 0, gmacs * (1 + config.trials * share) * test),
@@ -225,12 +225,11 @@ def _share_work(config: SweepConfig, space: BudgetSpace, train: int, val: int) -
     return int(share.epochs or 0) * ((TRAIN * trained + teacher) * train + dense * val)
 
 
-def _judge_work(config: SweepConfig, gmacs: float, share: float, val: int) -> float:
-    """A repaired network is evaluated before and after, and fitted on a few images."""
-    images = val
-    if config.finetune.repair_images:
-        images += val + 2 * config.finetune.repair_images
-    return int(config.judge.budgets or 0) * share * gmacs * images
+def _judge_work(config: SweepConfig, gmacs: float, share: float, val: int, workers: int) -> float:
+    """A repaired network is evaluated before and after, and fitted to what each worker keeps."""
+    repaired, budgets = config.finetune.repair_images, int(config.judge.budgets or 0)
+    images = 2 * val + repaired if repaired else val
+    return gmacs * (budgets * share * images + min(budgets, workers) * repaired)
 
 
 def _planned(space: BudgetSpace, number: int, budget: Budget) -> PlannedBudget:

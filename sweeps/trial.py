@@ -13,8 +13,8 @@ from ray import tune
 from torch import nn
 
 import slim
+from slim.calibration import Calibration
 from slim.distillation import distill_from
-from slim.evaluation import top1
 from slim.kept_outputs import KeptOutputs, kept_bytes
 from slim.processes import Processes
 from slim.tasks import Task
@@ -24,7 +24,10 @@ from sweeps.config import SweepConfig
 from sweeps.distributed import train_together
 from sweeps.mirror import NO_MIRROR, Mirror, mirrored
 from sweeps.stopping import watch
+from sweeps.untrained import calibration_for, repair_where_it_helps
 from sweeps.worker import prepare_worker, worker_device
+
+_calibrations: dict[tuple[str, str], Calibration] = {}  # of this process: the last run's
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,8 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     figures = {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6}
     torch.manual_seed(job.config.seed + repeat)
     vit = slim.extract(checkpoint, architecture).to(device)
-    teacher = receive_teacher(shared).to(device)
-    untrained = repair_where_it_helps(vit, teacher, task, job, device)
+    calibration = receive_calibration(task, job, device)
+    untrained = repair_where_it_helps(vit, calibration, task, shared.preprocessing)
     latency, limit = measured_latency(vit, job.config), job.config.max_latency_ms
     if latency is not None:
         latency = processes.sums([latency], device)[0] / processes.world_size
@@ -107,6 +110,7 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         yield figures | _progress(0, untrained, started) | {"pruned": reason}
         return
     yield figures | _progress(0, untrained, started)
+    teacher = receive_teacher(shared).to(device)
     training = fine_tuning(vit, teacher, task, job, repeat)
     state = job.states / name / "training.pt"
     for epoch in training.resumable_epochs(state, stop_requested=watch(job.stop)):
@@ -162,35 +166,18 @@ def keeps_outputs(config: SweepConfig, task: Task) -> bool:
     return bool(options.distillation) and needed <= config.kept_outputs_gb * 1e9
 
 
-def repair_where_it_helps(
-    vit: nn.Module, teacher: nn.Module | None, task: Task, job: TrialJob, device: str
-) -> float:
-    """Repair a fresh subnetwork towards the dense model, unless it is better as it is.
-
-    Weights that were shared by many budgets may have left the dense model's stream behind.
-    Without the dense model nothing is repaired.
-
-    Returns:
-        Top-1 on val of what is kept.
-    """
-    options, processes = job.config.finetune, Processes.current()
-    seen = (task, "val", job.shared.preprocessing)
-    if not options.repair_images or teacher is None:
-        return top1(vit, *seen, device=device, processes=processes)
-    fresh = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
-    unrepaired = top1(vit, *seen, device=device, processes=processes)
-    batches = task.calibration_batches(
-        job.shared.preprocessing,
-        options.recipe().augmentation,
-        max(1, options.batch_size // options.accumulation),
-        options.repair_images,
-        job.config.seed,
-    )
-    slim.repair(vit, teacher, [images for images, _ in batches])
-    repaired = top1(vit, *seen, device=device, processes=processes)
-    if repaired < unrepaired:
-        vit.load_state_dict(fresh)
-    return max(repaired, unrepaired)
+def receive_calibration(task: Task, job: TrialJob, device: str) -> Calibration | None:
+    """What a run's networks are repaired towards, made once in a process; None where none are."""
+    if not job.config.finetune.repair_images:
+        return None
+    made_for = (job.shared.teacher.hex(), device)
+    if made_for not in _calibrations:
+        teacher = receive_teacher(job.shared).to(device)
+        _calibrations.clear()
+        _calibrations[made_for] = calibration_for(
+            job.config, teacher, task, job.shared.preprocessing
+        )
+    return _calibrations[made_for]
 
 
 def measured_latency(vit: nn.Module, config: SweepConfig) -> float | None:

@@ -27,7 +27,8 @@ TINY = [
     *("--data", "digits", "--tasks", "none", "--trials", str(TRIALS)),
     *("--vit.img_size", "8", "--vit.patch_size", "2", "--vit.embed_dim", "16"),
     *("--vit.depth", "2", "--vit.num_heads", "2"),
-    *("--dense.epochs", "2", "--search.epochs", "1", "--share.epochs", "1"),
+    *("--dense.epochs", "2", "--search.epochs", "1"),
+    *("--method", "share", "--share.epochs", "1"),
     *("--judge.budgets", "4", "--judge.batch", "2", "--judge.extra_trials", "0"),
     *("--finetune.epochs", str(EPOCHS)),
 ]

@@ -7,6 +7,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import slim
+from slim.calibration import Calibration
+from slim.repair import repair_towards
 
 
 def dense_model(**changes: object) -> nn.Module:
@@ -151,6 +153,38 @@ def test_the_reference_and_the_images_are_not_changed() -> None:
     )
     assert all(torch.equal(dense.state_dict()[name], tensor) for name, tensor in weights.items())
     assert all(torch.equal(a, b) for a, b in zip(images, kept, strict=True))
+
+
+def test_one_calibration_serves_many_networks_and_runs_its_model_once() -> None:
+    dense = dense_model()
+    checkpoint, passes = checkpoint_of(dense), count_passes(dense)
+    kept = Calibration(dense, batches(2), keep_bytes=10**7)
+    assert passes.pop(0) == passes.pop(0) == 16  # images of the two batches
+    for budget in (slim.Budget(0.7, 0.5, 0.5), slim.Budget(0.5, 0.3, 0.3)):
+        vit, alone = (slim.extract(checkpoint, checkpoint.select(budget)) for _ in range(2))
+        repair_towards(vit, kept)
+        assert not passes
+        slim.repair(alone, dense, batches(2))
+        assert len(passes) == 2
+        passes.clear()
+        torch.testing.assert_close(vit.state_dict(), alone.state_dict(), atol=0, rtol=0)
+
+
+def test_streams_larger_than_the_limit_are_not_kept() -> None:
+    dense = dense_model()
+    passes = count_passes(dense)
+    calibration = Calibration(dense, batches(2), keep_bytes=2 * 16 * 17 * 32 * 8)
+    passes.clear()
+    for _ in range(2):
+        assert len(list(calibration.walk())) == 3 * 3 + 1
+    assert passes == [16] * 4
+
+
+def count_passes(dense: nn.Module) -> list[int]:
+    """The images of each batch that comes to a model's first MLP from now on."""
+    passes: list[int] = []
+    dense.blocks[0].mlp.register_forward_hook(lambda _, inputs, out: passes.append(len(out)))
+    return passes
 
 
 def test_the_head_is_refitted_to_the_logits_of_the_reference() -> None:

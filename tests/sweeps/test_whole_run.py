@@ -24,6 +24,7 @@ from slim.tasks import Preprocessing, load_task
 from sweeps.config import SweepConfig, from_dict
 from sweeps.judged import JudgedRow, JudgedStudy
 from sweeps.space import BudgetSpace
+from sweeps.untrained import JudgedNetworks
 from tests.sweeps.conftest import SMALL, FinishedSweep, run_sweep_process
 
 FIGURES = ["gmacs", "params_m", "val_top1", "test_top1", "epochs", "seconds"]
@@ -92,15 +93,16 @@ def test_judged_budgets_are_those_of_optuna_each_worth_what_its_network_scores(
     assert len(judged) == 12
     assert parent_run(sweep).data.metrics["judged"] == 12
     assert parent_run(sweep).data.metrics["judged_front"] == len(judged_front(sweep))
-    shared = slim.MaskCheckpoint.load(sweep.folder / "shared")
-    about = slim.serving.load_about(sweep.folder / "dense")
-    preprocessing = Preprocessing.from_json(about["preprocessing"])
+    networks = JudgedNetworks(sweep.folder)
+    repaired = []
     for _, one in judged.iloc[[0, 5, 11]].iterrows():
-        architecture = shared.select(slim.Budget(one.tokens, one.mhsa, one.mlp))
-        vit = slim.extract(shared, architecture)
-        assert top1(vit, load_task("digits"), "val", preprocessing) == one.val_top1
-        assert slim.count(architecture).macs / 1e9 == one.gmacs
-        assert slim.count(architecture).params / 1e6 == one.params_m
+        vit = networks.cut(slim.Budget(one.tokens, one.mhsa, one.mlp))
+        fresh = slim.extract(networks.checkpoint, vit.architecture)
+        repaired.append(not torch.equal(vit.head.weight, fresh.head.weight))
+        assert top1(vit, load_task("digits"), "val", networks.preprocessing) == one.val_top1
+        assert slim.count(vit.architecture).macs / 1e9 == one.gmacs
+        assert slim.count(vit.architecture).params / 1e6 == one.params_m
+    assert any(repaired)
 
 
 def test_judged_budgets_are_those_that_a_study_asks_for_one_batch_after_the_other(

@@ -1,0 +1,90 @@
+"""What repair works towards: the residual streams of a dense model on calibration images."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slim.families import family_of
+from slim.masked_model import MaskedModel
+from slim.subnetwork import architecture_of
+
+BRANCHES = ("attn", "mlp")
+
+
+class Calibration:
+    """A dense model on a few hundred images, seen step by step.
+
+    Where many subnetworks are repaired towards the same model, its streams may be kept, so that
+    it runs once for all of them.
+
+    Args:
+        reference: A dense model, or the masked one (`MaskCheckpoint.masked_model`); set to
+            evaluation.
+        images: Batches (B, C, H, W), normalised; moved to the reference's device.
+        keep_bytes: What the model computes is kept if it takes no more than this.
+    """
+
+    def __init__(self, reference: Any, images: Iterable[Tensor], keep_bytes: int = 0) -> None:
+        masked = isinstance(reference, MaskedModel)
+        self.spec = reference.spec if masked else architecture_of(reference).spec
+        self.model: Any = reference.vit if masked else reference
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        self.batches = [batch.to(device) for batch in images]
+        self._kept = self._keepable(keep_bytes)
+
+    def walk(self) -> Iterator[list[Tensor]]:
+        """What the model computes, a tensor for each batch.
+
+        Yields:
+            For each block the stream that enters it, and the stream after each of `BRANCHES`; at
+            the end the logits of each linear classifier (two of a distilled DeiT). Streams are
+            (B, N, D), those of a Swin (B, rows, columns, D).
+        """
+        return self._computed() if self._kept is None else iter(self._kept)
+
+    def _keepable(self, keep_bytes: int) -> list[list[Tensor]] | None:
+        """All that a walk yields, None if it takes more."""
+        kept: list[list[Tensor]] = []
+        left = keep_bytes
+        for tensors in self._computed() if left else ():
+            left -= sum(tensor.nbytes for tensor in tensors)
+            if left < 0:
+                return None
+            kept.append(tensors)
+        return kept or None
+
+    @torch.no_grad()
+    def _computed(self) -> Iterator[list[Tensor]]:
+        model, family = self.model, family_of(self.spec)
+        streams = [family.embed(model, batch) for batch in self.batches]
+        for name in self.spec.block_names:
+            block = model.get_submodule(name)
+            streams = [family.enter(model, name, x) for x in streams]
+            yield streams
+            for branch in BRANCHES:
+                streams = [x + family.branch(block, branch, x) for x in streams]
+                yield streams
+        for layer in classifiers(model):
+            yield [seen_by(layer, model, x)[1] for x in streams]
+
+
+def classifiers(model: Any) -> list[nn.Linear]:
+    """The layers that give logits; none of a model without classes."""
+    heads = model.get_classifier()
+    return [
+        h for h in (heads if isinstance(heads, tuple) else (heads,)) if isinstance(h, nn.Linear)
+    ]
+
+
+def seen_by(layer: nn.Linear, model: Any, stream: Tensor) -> tuple[Tensor, Tensor]:
+    """What enters and what leaves a classifier when a stream has left a model's last block."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    try:
+        model.forward_head(model.norm(stream))
+    finally:
+        hook.remove()
+    return seen[0]
