@@ -1,4 +1,4 @@
-"""The judged budgets: what the shared weights give, before anything is trained by itself."""
+"""The judged budgets: what networks give before anything is trained by itself."""
 
 from collections.abc import Collection
 

@@ -329,7 +329,7 @@ class SweepConfig:
         vit: Shape of the fresh model.
         dense: Training of the dense model.
         search: The mask search.
-        share: Weight-shared training of all budgets' networks.
+        share: Weight-shared training of all budgets' networks, with the method `share`.
         judge: The study of budgets, none trained.
         space: Budgets to look among.
         finetune: Fine-tuning of each subnetwork.

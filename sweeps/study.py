@@ -40,7 +40,7 @@ class BudgetStudy:
         config: Its `trials` says how many to reach. Its `seed`, with a trial's number, seeds that
             trial's sampler, so that a resumed study asks what an uninterrupted one asks.
         space: Where budgets lie.
-        judged: Budgets known from the shared weights; with none the sampler has the trials alone.
+        judged: Budgets that were judged; with none the sampler has the trials alone.
     """
 
     def __init__(
