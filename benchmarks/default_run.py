@@ -24,8 +24,8 @@ from machine import machine
 import slim
 from analysis.pareto_front import front_mask
 from slim.evaluation import top1
+from sweeps.judged_networks import JudgedNetworks
 from sweeps.trials import COMPLETE
-from sweeps.untrained import JudgedNetworks
 
 ROOT = Path(__file__).parents[1]
 METHODS = ("judge", "retrain")
@@ -76,11 +76,12 @@ def gains(folder: Path, trials: pd.DataFrame) -> dict[str, float]:
     networks = JudgedNetworks(folder)
     budgets = [slim.Budget(row.tokens, row.mhsa, row.mlp) for row in trials.itertuples()]
     untrained = [networks.cut(budget) for budget in budgets]
-    seen = networks.task, networks.preprocessing
     return {
         f"gain on {split}": float(
             trials[f"{split}_top1"].mean()
-            - np.mean([top1(vit, seen[0], split, seen[1]) for vit in untrained])
+            - np.mean(
+                [top1(vit, networks.task, split, networks.preprocessing) for vit in untrained]
+            )
         )
         for split in ("val", "test")
     }

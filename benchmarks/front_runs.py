@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ from slim.evaluation import top1
 from slim.seeds import seed_alike
 from slim.sharing import random_budgets
 from sweeps.config import SweepConfig, from_dict, resolved
+from sweeps.judged_networks import JudgedNetworks
 from sweeps.space import DENSE, smallest_budget
 from sweeps.trial import keeps_outputs
 from sweeps.trials import COMPLETE
-from sweeps.untrained import JudgedNetworks
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = "default"
@@ -82,6 +82,7 @@ def finish(setting: Setting, run: Run) -> None:
     """Begin one run, or go on with it, unless it is finished."""
     folder = setting.folder / run.name
     wait_until_alone(folder)
+    refuse_other_method(folder, run)
     if is_finished(folder):
         return
     where = ("--storage", str(setting.folder), "--cluster", "local")
@@ -98,6 +99,18 @@ def finish(setting: Setting, run: Run) -> None:
     if done.returncode:
         raise SystemExit(f"{run.name} ended with code {done.returncode}: {done.stdout[-2000:]}")
     console.print(f"{run.name} is finished")
+
+
+def refuse_other_method(folder: Path, run: Run) -> None:
+    """A run of an earlier version's default is not this version's."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return
+    begun, wanted = yaml.safe_load(path.read_text())["method"], SweepConfig().method
+    if "share" in PARTS.get(run.arm, ()):
+        wanted = "share"
+    if begun != wanted:
+        raise SystemExit(f"{folder} was begun with --method {begun}, not {wanted}; move it away")
 
 
 def wait_until_alone(folder: Path) -> None:
@@ -214,19 +227,20 @@ class Work:
         """The trials, from their rows in trials.csv, by number.
 
         Where the dense model's outputs are kept, a trial runs it for the epochs that none had
-        before; else for all its own.
+        before; else for all its own. The first trial has the dense model's streams computed.
         """
-        kept, known, points = keeps_outputs(self.config, self.task), 0, []
+        kept, known, points = keeps_outputs(self.config, self.task), 0, list[Point]()
         for row in rows:
             epochs = int(row["epochs"])
-            points.append(self.point(row, max(0, epochs - known) if kept else epochs))
+            point = self.point(row, max(0, epochs - known) if kept else epochs)
+            spent = point.compute + (0.0 if points else self.reference())
+            points.append(replace(point, compute=spent))
             known = max(known, epochs)
         return tuple(points)
 
     def point(self, row: dict[str, Any], followed: int) -> Point:
         """A trial in whose training the dense model ran for so many epochs."""
         options, gmacs, epochs = self.config.finetune, float(row["gmacs"]), int(row["epochs"])
-        fresh = self.reference() + self.untrained(_budget(row))
         teacher = followed * self.dense * bool(options.distillation)
         trained = (epochs * TRAIN * gmacs + teacher) * self.seen(options.batch_size)
         complete = row["state"] == COMPLETE
@@ -236,7 +250,7 @@ class Work:
             val_top1=float(row["val_top1"]) if complete else None,
             test_top1=float(row["test_top1"]) if complete else None,
             epochs=epochs,
-            compute=fresh + trained + epochs * gmacs * self.val,
+            compute=self.untrained(_budget(row)) + trained + epochs * gmacs * self.val,
         )
 
     def reference(self) -> float:

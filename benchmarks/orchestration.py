@@ -310,7 +310,7 @@ def timed_judging(
     folder: Path, config: SweepConfig, resources: Resources
 ) -> tuple[float, list[JudgedRow]]:
     """Seconds on the clock of judging all, by workers that have judged before."""
-    with judged_study(folder, config, f"judged-{config.concurrency}") as (job, study):
+    with judged_study(folder, config, f"judged-{label(config)}") as (job, study):
         began = time.monotonic()
         list(judge_budgets(job, study, resources))
         return time.monotonic() - began, study.rows()
@@ -318,12 +318,17 @@ def timed_judging(
 
 def costed_judging(folder: Path, config: SweepConfig, resources: Resources) -> float:
     """Processor time of judging the same budgets, as a multiple of that of their evaluation."""
-    with judged_study(folder, config, f"costed-{config.concurrency}") as (job, study):
+    with judged_study(folder, config, f"costed-{label(config)}") as (job, study):
         with mock.patch.object(sweeps.judging, "judge", costed_judge):
             list(judge_budgets(job, study, resources))
         pairs = [json.loads(path.read_text()) for path in job.states.parent.glob("*.cpu")]
     judging, bare = map(sum, zip(*pairs, strict=True))
     return judging / bare
+
+
+def label(config: SweepConfig) -> str:
+    """What tells the judged runs apart."""
+    return f"{config.concurrency}-{config.finetune.repair_images}"
 
 
 @contextmanager

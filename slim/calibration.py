@@ -23,7 +23,7 @@ class Calibration:
         reference: A dense model, or the masked one (`MaskCheckpoint.masked_model`); set to
             evaluation.
         images: Batches (B, C, H, W), normalised; moved to the reference's device.
-        keep_bytes: What the model computes is kept if it takes no more than this.
+        keep_bytes: What the model computes is kept if that and the images take no more than this.
     """
 
     def __init__(self, reference: Any, images: Iterable[Tensor], keep_bytes: int = 0) -> None:
@@ -34,6 +34,11 @@ class Calibration:
         device = next(self.model.parameters()).device
         self.batches = [batch.to(device) for batch in images]
         self._kept = self._keepable(keep_bytes)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of what the model computes, with the images; 0 if nothing is kept."""
+        return _held([self.batches, *self._kept]) if self._kept else 0
 
     def walk(self) -> Iterator[list[Tensor]]:
         """What the model computes, a tensor for each batch.
@@ -48,12 +53,10 @@ class Calibration:
     def _keepable(self, keep_bytes: int) -> list[list[Tensor]] | None:
         """All that a walk yields, None if it takes more."""
         kept: list[list[Tensor]] = []
-        left = keep_bytes
-        for tensors in self._computed() if left else ():
-            left -= sum(tensor.nbytes for tensor in tensors)
-            if left < 0:
-                return None
+        for tensors in self._computed() if keep_bytes else ():
             kept.append(tensors)
+            if _held([self.batches, *kept]) > keep_bytes:
+                return None
         return kept or None
 
     @torch.no_grad()
@@ -69,6 +72,11 @@ class Calibration:
                 yield streams
         for layer in classifiers(model):
             yield [seen_by(layer, model, x)[1] for x in streams]
+
+
+def _held(lists: list[list[Tensor]]) -> int:
+    """Bytes of tensors, each once: a stream leaves one block and enters the next."""
+    return sum({id(tensor): tensor.nbytes for one in lists for tensor in one}.values())
 
 
 def classifiers(model: Any) -> list[nn.Linear]:

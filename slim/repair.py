@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from slim.calibration import BRANCHES, Calibration, classifiers, seen_by
 from slim.constant_branch import ConstantBranch
+from slim.errors import SlimError
 from slim.families import family_of
 from slim.subnetwork import architecture_of
 
@@ -32,6 +33,9 @@ def repair(
         ridge: Strength of the pull, relative to the mean square of a feature.
         memory: Share of the stream's accumulated error that a branch corrects, 0 to 1; with 0 a
             branch is fitted to the reference branch alone.
+
+    Raises:
+        SlimError: If the reference is another model.
     """
     repair_towards(vit, Calibration(reference, images), ridge, memory)
 
@@ -47,9 +51,17 @@ def repair_towards(
         calibration: The reference and the images.
         ridge: As in `repair`.
         memory: As in `repair`.
+
+    Raises:
+        SlimError: If the reference is another model.
     """
     vit.eval()
     spec = architecture_of(vit).spec
+    if calibration.spec != spec:
+        raise SlimError(
+            f"the reference of a repair is {calibration.spec}, the subnetwork is of {spec}; give "
+            "the dense model that it was cut from"
+        )
     family, walk = family_of(spec), calibration.walk()
     streams = [family.embed(vit, batch) for batch in calibration.batches]
     positions: Tensor | slice = slice(None)  # what the subnetwork still has of the reference's

@@ -84,10 +84,21 @@ def _checked(
         for path in values.config or []:
             given |= flatten(yaml.load(Path(str(path)).read_text(), _UniqueKeyLoader)).keys()
         config = _instantiate(parser, values)
+        _refuse_nulls(config)
     except Exception as error:  # jsonargparse and yaml raise many kinds, all about the input
         line = _one_line(str(error)).replace('"<unicode string>"', " ".join(_files(arguments)))
         raise InputError(line) from error
     return values, config, given
+
+
+def _refuse_nulls(values: Any, prefix: str = "") -> None:
+    """YAML's null stands for a default only where that default depends on other values."""
+    for field in fields(values):
+        value, name = getattr(values, field.name), prefix + field.name
+        if is_dataclass(value):
+            _refuse_nulls(value, f"{name}.")
+        elif value is None and field.default is not None:
+            raise ValueError(f"--{name} null is no value; give one, or leave it out")
 
 
 def _files(arguments: list[str]) -> list[str]:

@@ -196,7 +196,7 @@ def _stages(session: Session, task: Task) -> list[TrialRow]:
 
 
 def _searched(session: Session, task: Task) -> tuple[slim.MaskCheckpoint, TrialJob]:
-    """Train the dense model, its masks and the shared weights; broadcast what is cut from."""
+    """Train the dense model, its masks and, where weights are shared, these; broadcast them."""
     config, folder = session.config, session.folder
     folders = (folder.dense, folder.search, folder.shared)
     training_stage(session, "dense", train_dense, dense_epochs(config), folders[:1])

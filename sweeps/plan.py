@@ -16,6 +16,7 @@ from sweeps.dense import dense_epochs
 from sweeps.space import DENSE, BudgetSpace, mean_share, stand_in_scores
 from sweeps.transfer import transfer_methods
 from sweeps.trial import keeps_outputs
+from sweeps.untrained import images_before_training
 
 # A training step costs a forward and twice that backward; distillation adds a dense forward.
 TRAIN, FORWARD = 3, 1
@@ -126,6 +127,8 @@ def make_plan(
     share = mean_share(space)
     kept = keeps_outputs(config, task)
     judged = int(config.judge.budgets or 0)
+    by_network, by_dense = images_before_training(config, model, val)
+    untrained = gmacs * (share * by_network + by_dense)
     front = max(1, config.trials // 2)
     again = front * (config.repeats - 1)
     epochs, seeds = config.finetune.epochs, config.repeats - 1
@@ -137,9 +140,9 @@ def make_plan(
         ("dense", 1, dense_epochs(config), gmacs * dense_epochs(config) * (TRAIN * train + val)),
         ("search", 1, config.search.epochs, _search_work(config, gmacs, train, val)),
         ("share", 1, int(config.share.epochs or 0), _share_work(config, space, train, val)),
-        ("judge", judged, 0, _judge_work(config, gmacs, share, val, concurrency)),
-        ("sweep", config.trials, epochs, swept),
-        ("repeats", again, epochs, repeated),
+        ("judge", judged, 0, judged * untrained),
+        ("sweep", config.trials, epochs, swept + trials * untrained),
+        ("repeats", again, epochs, repeated + again * untrained),
         ("test", config.trials, 0, gmacs * (1 + config.trials * share) * test),
     ]
     for other in transfers:
@@ -204,10 +207,10 @@ def _seconds(units: float, jobs: int, concurrency: int, speed: float | None) -> 
 def _trials_work(
     config: SweepConfig, trials: int, teachers: int, gmacs: float, share: float, task: Task
 ) -> float:
-    """So many trained networks, for which the dense model sees all images so many times."""
+    """Training so many networks, for which the dense model sees all images so many times."""
     train, val = task.size("train"), task.size("val")
     epochs, teachers = config.finetune.epochs, teachers * bool(config.finetune.distillation)
-    network = share * (epochs * (TRAIN * train + val) + val)
+    network = share * epochs * (TRAIN * train + val)
     return gmacs * (trials * network + teachers * FORWARD * epochs * train)
 
 
@@ -223,13 +226,6 @@ def _share_work(config: SweepConfig, space: BudgetSpace, train: int, val: int) -
     trained = dense + least + share.networks * dense * mean_share(space)
     teacher = FORWARD * dense * bool(share.distillation)
     return int(share.epochs or 0) * ((TRAIN * trained + teacher) * train + dense * val)
-
-
-def _judge_work(config: SweepConfig, gmacs: float, share: float, val: int, workers: int) -> float:
-    """A repaired network is evaluated before and after, and fitted to what each worker keeps."""
-    repaired, budgets = config.finetune.repair_images, int(config.judge.budgets or 0)
-    images = 2 * val + repaired if repaired else val
-    return gmacs * (budgets * share * images + min(budgets, workers) * repaired)
 
 
 def _planned(space: BudgetSpace, number: int, budget: Budget) -> PlannedBudget:

@@ -27,7 +27,7 @@ from sweeps.stopping import watch
 from sweeps.untrained import calibration_for, repair_where_it_helps
 from sweeps.worker import prepare_worker, worker_device
 
-_calibrations: dict[tuple[str, str], Calibration] = {}  # of this process: the last run's
+_calibrations: dict[tuple[Any, ...], Calibration] = {}  # of this process: the last run's
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     figures = {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6}
     torch.manual_seed(job.config.seed + repeat)
     vit = slim.extract(checkpoint, architecture).to(device)
-    calibration = receive_calibration(task, job, device)
-    untrained = repair_where_it_helps(vit, calibration, task, shared.preprocessing)
+    untrained = repair_where_it_helps(
+        vit, receive_calibration(task, job, device), task, shared.preprocessing
+    )
     latency, limit = measured_latency(vit, job.config), job.config.max_latency_ms
     if latency is not None:
         latency = processes.sums([latency], device)[0] / processes.world_size
@@ -167,17 +168,22 @@ def keeps_outputs(config: SweepConfig, task: Task) -> bool:
 
 
 def receive_calibration(task: Task, job: TrialJob, device: str) -> Calibration | None:
-    """What a run's networks are repaired towards, made once in a process; None where none are."""
-    if not job.config.finetune.repair_images:
+    """What a run's networks are repaired towards; None where none are.
+
+    A process makes it once, if the dense model's streams are small enough to be kept.
+    """
+    config, shared = job.config, job.shared
+    if not config.finetune.repair_images:
         return None
-    made_for = (job.shared.teacher.hex(), device)
-    if made_for not in _calibrations:
-        teacher = receive_teacher(job.shared).to(device)
-        _calibrations.clear()
-        _calibrations[made_for] = calibration_for(
-            job.config, teacher, task, job.shared.preprocessing
-        )
-    return _calibrations[made_for]
+    made_for = (shared.teacher.hex(), device, config.seed, str(config.finetune))
+    if made_for in _calibrations:
+        return _calibrations[made_for]
+    _calibrations.clear()
+    teacher = receive_teacher(shared).to(device)
+    calibration = calibration_for(config, teacher, task, shared.preprocessing)
+    if calibration.kept_bytes:
+        _calibrations[made_for] = calibration
+    return calibration
 
 
 def measured_latency(vit: nn.Module, config: SweepConfig) -> float | None:

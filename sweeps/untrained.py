@@ -1,18 +1,17 @@
 """Networks before any training of their own: extracted, and repaired where that helps."""
 
-from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
-import slim
 from slim.calibration import Calibration
 from slim.evaluation import top1
 from slim.processes import Processes
 from slim.repair import repair_towards
-from slim.tasks import Preprocessing, Task, load_task
+from slim.spec import read_spec
+from slim.tasks import Preprocessing, Task
 from sweeps.config import SweepConfig
-from sweeps.dense import saved_preprocessing
-from sweeps.run_folder import RunFolder
 
 _KEPT_STREAMS = 256 * 1024**2  # bytes of the dense model's streams, in each process that repairs
 
@@ -35,6 +34,27 @@ def calibration_for(
         preprocessing, distorted, batch_size, options.repair_images, config.seed
     )
     return Calibration(teacher, (images for images, _ in batches), _KEPT_STREAMS)
+
+
+def images_before_training(config: SweepConfig, model: Any, val: int) -> tuple[int, int]:
+    """Images that are seen for each network before any training of its own.
+
+    Args:
+        config: The run's.
+        model: Shaped as the dense one.
+        val: Images of the val split.
+
+    Returns:
+        By the network, which is evaluated before and after a repair; by the dense model, whose
+        streams may be kept.
+    """
+    repaired = config.finetune.repair_images
+    if not repaired:
+        return val, 0
+    image = torch.zeros(1, *read_spec(model).input_size)
+    one = Calibration(model, [image], _KEPT_STREAMS).kept_bytes
+    kept = 0 < one * repaired <= _KEPT_STREAMS
+    return 2 * val + repaired, 0 if kept else repaired
 
 
 def repair_where_it_helps(
@@ -63,33 +83,3 @@ def repair_where_it_helps(
     if repaired < unrepaired:
         vit.load_state_dict(fresh)
     return max(repaired, unrepaired)
-
-
-class JudgedNetworks:
-    """Cuts the networks of a run's `judged.csv` as they were judged.
-
-    Args:
-        run: The run's folder; its data must be where it was.
-
-    Raises:
-        InputError: If there is no such run.
-        SlimError: If the run has no checkpoint yet, or its data is gone.
-    """
-
-    def __init__(self, run: str | Path) -> None:
-        folder = RunFolder.open(Path(run).parent, Path(run).name)
-        config = folder.read_config()
-        searched = folder.shared if config.share.epochs else folder.search
-        self.checkpoint = slim.MaskCheckpoint.load(searched)
-        self.task = load_task(config.data)
-        self.preprocessing = saved_preprocessing(folder.dense)
-        self.calibration: Calibration | None = None
-        if config.finetune.repair_images:
-            dense = slim.load(folder.dense)
-            self.calibration = calibration_for(config, dense, self.task, self.preprocessing)
-
-    def cut(self, budget: slim.Budget) -> nn.Module:
-        """The network of a budget, extracted and repaired."""
-        vit = slim.extract(self.checkpoint, self.checkpoint.select(budget))
-        repair_where_it_helps(vit, self.calibration, self.task, self.preprocessing)
-        return vit

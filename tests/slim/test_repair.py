@@ -173,11 +173,23 @@ def test_one_calibration_serves_many_networks_and_runs_its_model_once() -> None:
 def test_streams_larger_than_the_limit_are_not_kept() -> None:
     dense = dense_model()
     passes = count_passes(dense)
-    calibration = Calibration(dense, batches(2), keep_bytes=2 * 16 * 17 * 32 * 8)
+    whole = Calibration(dense, batches(2), keep_bytes=10**7).kept_bytes
+    stream, images, logits = 17 * 32, 3 * 16 * 16, 5
+    assert whole == 2 * 16 * 8 * (7 * stream + images + logits)  # float64; 3 blocks, 2 branches
+    calibration = Calibration(dense, batches(2), keep_bytes=whole - 1)
+    assert calibration.kept_bytes == 0
     passes.clear()
     for _ in range(2):
         assert len(list(calibration.walk())) == 3 * 3 + 1
     assert passes == [16] * 4
+
+
+def test_a_reference_of_another_model_is_refused() -> None:
+    checkpoint = checkpoint_of(dense_model())
+    vit = slim.extract(checkpoint, checkpoint.select(slim.Budget(0.7, 0.5, 0.5)))
+    for other in ({"depth": 2}, {"num_classes": 4}, {"embed_dim": 16}):
+        with pytest.raises(slim.SlimError, match="the dense model that it was cut from"):
+            slim.repair(vit, dense_model(**other), batches(1))
 
 
 def count_passes(dense: nn.Module) -> list[int]:

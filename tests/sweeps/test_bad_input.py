@@ -95,6 +95,8 @@ def assert_refused(
         (["--cluster", "127.0.0.1:1"], "127.0.0.1:1"),
         (["--tracking-uri", "sqlite:////dev/null/x.db"], "--tracking-uri"),
         (["--cpus-per-trial", "4096"], "--cpus-per-trial"),
+        (["--share.epochs", "3"], "--method judge, but with --method share; leave one out"),
+        (["--method", "retrain", "--judge.budgets", "9"], "with --method judge or share;"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -113,6 +115,8 @@ def test_bad_values_are_refused_in_one_line(
         ("trials: [1\n", "line"),
         ("- 1\n- 2\n", "config"),
         ("trials: 3\ntrials: 4\n", "trials"),
+        ("trials: null\n", "--trials null"),
+        ("finetune:\n  repair_images: null\n", "--finetune.repair_images null"),
     ],
 )
 def test_bad_yaml_is_refused(text: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:

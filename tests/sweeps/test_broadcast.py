@@ -12,8 +12,11 @@ import timm
 import torch
 
 import slim
+from slim.calibration import Calibration
 from slim.tasks import Preprocessing, load_task
 from sweeps.broadcast import Broadcast, broadcast, receive_checkpoint, receive_teacher
+from sweeps.config import FinetuneConfig, SweepConfig
+from sweeps.trial import TrialJob, receive_calibration
 
 WORKERS = 3
 
@@ -39,6 +42,28 @@ def shared(cluster: None, checkpoint: slim.MaskCheckpoint) -> Broadcast:
     dense = slim.extract(checkpoint, slim.Architecture.dense(checkpoint.spec))
     preprocessing = Preprocessing((1, 32, 32), (0.5,), (0.5,))
     return broadcast(checkpoint, dense, load_task("digits"), preprocessing)
+
+
+def test_a_process_keeps_what_it_repairs_towards(
+    shared: Broadcast, checkpoint: slim.MaskCheckpoint, tmp_path: Path
+) -> None:
+    task = load_task("digits")
+
+    def calibration(seed: int, images: int, by: Broadcast = shared) -> Calibration | None:
+        config = SweepConfig(seed=seed, finetune=FinetuneConfig(repair_images=images))
+        return receive_calibration(task, TrialJob(config, by, *[tmp_path] * 3), "cpu")
+
+    first = calibration(0, 64)
+    assert first is calibration(0, 64)
+    assert first is not None
+    assert first.kept_bytes
+    assert calibration(1, 64) is not first
+    assert calibration(0, 64) is not first  # only the last one is kept
+    assert len(calibration(0, 128).batches) == 2  # type: ignore[union-attr]
+    assert calibration(0, 0) is None
+    dense = slim.extract(checkpoint, slim.Architecture.dense(checkpoint.spec))
+    again = broadcast(checkpoint, dense, task, shared.preprocessing)
+    assert calibration(0, 128, again) is not calibration(0, 128)
 
 
 @ray.remote(num_cpus=1)

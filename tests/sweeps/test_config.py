@@ -62,6 +62,15 @@ def test_the_command_line_overrides_the_yaml_which_overrides_the_default(tmp_pat
     assert config.tracking_uri == "http://h:1"
 
 
+def test_what_is_judged_trained_and_shared_follows_the_method() -> None:
+    methods = {name: parse(["--method", name]).config for name in ("judge", "share", "retrain")}
+    assert methods["judge"] == parse([]).config
+    epochs = [config.share.epochs for config in methods.values()]
+    budgets = [config.judge.budgets for config in methods.values()]
+    assert (epochs, budgets) == ([0, 5, 0], [250, 250, 0])
+    assert {config.finetune.repair_images for config in methods.values()} == {1024}
+
+
 def test_dashes_and_underscores_are_alike() -> None:
     assert parse(["--tracking_uri", "http://h:1"]).config.tracking_uri == "http://h:1"
     assert parse(["--search.mask-lr", "0.5"]).config.search.mask_lr == 0.5

@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from mlflow.tracking import MlflowClient
 
+import slim
+from slim.evaluation import top1
+from sweeps.judged_networks import JudgedNetworks
 from tests.sweeps.conftest import ROOT, SMALL, run_sweep_process
 from tests.sweeps.images import write_image_folder
 
@@ -41,19 +45,14 @@ def run_states(cwd: Path) -> dict[str, str]:
     return {run.info.run_name: run.info.status for run in runs}
 
 
-def test_an_interrupted_run_keeps_finished_trials_and_resumes(tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_finished_trials_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_image_folder(tmp_path / "images", ("red", "green", "blue"), 40)
     data = ["--data", "./images", "--model", "test_vit", "--dense.epochs", "2"]
-    sizes = [
-        "--dense.batch_size",
-        "16",
-        "--search.batch_size",
-        "16",
-        "--share.batch_size",
-        "16",
-        "--finetune.batch_size",
-        "16",
-    ]
+    data += ["--method", "judge", "--share.epochs", "0"]
+    stages = ("dense", "search", "finetune")
+    sizes = [word for stage in stages for word in (f"--{stage}.batch_size", "16")]
     arguments = [*SMALL, *data, *sizes, "--tasks", "none", "--name", "stopped", "--trials", "4"]
     process = start(tmp_path, *arguments, "--concurrency", "1", "--pretrained", "false")
     wait_for(process, "trial 1 complete")
@@ -82,6 +81,11 @@ def test_an_interrupted_run_keeps_finished_trials_and_resumes(tmp_path: Path) ->
     finished = trials.iloc[: len(kept)].drop(columns="test_top1")
     pd.testing.assert_frame_equal(finished, kept.drop(columns="test_top1"))
     states = run_states(tmp_path)
-    stages = {"stopped", "dense", "search", "share"}
-    assert set(states) == stages | {f"trial-{n}" for n in range(5)}
+    assert set(states) == {"stopped", "dense", "search"} | {f"trial-{n}" for n in range(5)}
     assert set(states.values()) == {"FINISHED"}
+    monkeypatch.chdir(tmp_path)
+    networks = JudgedNetworks("runs/stopped")
+    for one in pd.read_csv(folder / "judged.csv").itertuples():
+        vit = networks.cut(slim.Budget(one.tokens, one.mhsa, one.mlp))
+        assert slim.count(vit.architecture).macs / 1e9 == one.gmacs
+        assert top1(vit, networks.task, "val", networks.preprocessing) == one.val_top1

@@ -18,8 +18,8 @@ from tests.sweeps.test_judged import judge
 CONFIG = resolved(
     SweepConfig(method="retrain", trials=8, seed=3, space=SpaceConfig(uniform=[0.5, 0.3]))
 )
-SHARING = resolved(SweepConfig(trials=8, seed=3))
-SHARING = replace(SHARING, judge=replace(SHARING.judge, budgets=40))
+JUDGING = resolved(SweepConfig(trials=8, seed=3))
+JUDGING = replace(JUDGING, judge=replace(JUDGING.judge, budgets=40))
 
 
 def begun(journal: Path, config: SweepConfig) -> BudgetStudy:
@@ -138,8 +138,8 @@ def test_the_front_keeps_equals_and_drops_the_dominated() -> None:
 
 
 def test_the_sweep_starts_from_the_judged_front_and_the_sampler_goes_on(tmp_path: Path) -> None:
-    front = judge(tmp_path, SHARING).front()
-    study = begun(tmp_path / "journal", SHARING)
+    front = judge(tmp_path, JUDGING).front()
+    study = begun(tmp_path / "journal", JUDGING)
     budgets = run(study)
     assert budgets[0] == Budget(1, 1, 1)
     on_front = [one.budget for one in front]
@@ -159,19 +159,19 @@ def told(study: BudgetStudy, agree: bool) -> None:
 
 
 def test_more_is_trained_where_judging_misled(tmp_path: Path) -> None:
-    judge(tmp_path, SHARING)
-    study = begun(tmp_path / "journal", SHARING)
+    judge(tmp_path, JUDGING)
+    study = begun(tmp_path / "journal", JUDGING)
     assert study.rank_correlation() is None
     told(study, agree=False)
     assert study.rank_correlation() == pytest.approx(-1)
-    assert SHARING.judge.extra_trials == 2
+    assert JUDGING.judge.extra_trials == 2
     assert len(study.rows()) == 10
     assert study.remaining() == 0
 
 
 def test_nothing_more_is_trained_where_judging_told_the_order(tmp_path: Path) -> None:
-    judge(tmp_path, SHARING)
-    study = begun(tmp_path / "journal", SHARING)
+    judge(tmp_path, JUDGING)
+    study = begun(tmp_path / "journal", JUDGING)
     told(study, agree=True)
     assert study.rank_correlation() == pytest.approx(1)
     assert len(study.rows()) == 8

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import slim
-from slim.calibration import Calibration
 from slim.evaluation import top1
 from slim.tasks import Preprocessing, Task, load_task
 from sweeps.config import SweepConfig, VitConfig
 from sweeps.dense import make_dense
-from sweeps.untrained import calibration_for, repair_where_it_helps
+from sweeps.untrained import calibration_for, images_before_training, repair_where_it_helps
 
 PREPROCESSING = Preprocessing((1, 8, 8), (0.5,), (0.5,))
 CONFIG = replace(
@@ -20,6 +19,7 @@ CONFIG = replace(
     data="digits",
     vit=VitConfig(img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2),
 )
+FEW = replace(CONFIG, finetune=replace(CONFIG.finetune, repair_images=100))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def model(seed: int) -> nn.Module:
 
 
 def fresh() -> nn.Module:
-    """A subnetwork of an untrained model whose classifier is far from chance on no class."""
+    """A subnetwork of an untrained model, which says much the same of every image."""
     checkpoint = slim.MaskCheckpoint.from_model(slim.attach_masks(model(0)))
     return slim.extract(checkpoint, checkpoint.select(slim.Budget(1, 0.5, 0.5)))
 
@@ -74,7 +74,13 @@ def test_a_repair_is_taken_back_unless_val_gains_by_it(task: Task) -> None:
 
 
 def test_a_run_repairs_on_its_own_number_of_training_images(task: Task) -> None:
-    few = replace(CONFIG, finetune=replace(CONFIG.finetune, repair_images=100))
-    calibration = calibration_for(few, model(0), task, PREPROCESSING)
-    assert isinstance(calibration, Calibration)
+    calibration = calibration_for(FEW, model(0), task, PREPROCESSING)
     assert [len(batch) for batch in calibration.batches] == [64, 64]
+
+
+def test_the_plan_counts_what_a_fresh_network_sees() -> None:
+    none = replace(CONFIG, finetune=replace(CONFIG.finetune, repair_images=0))
+    assert images_before_training(none, model(0), 270) == (270, 0)
+    assert images_before_training(FEW, model(0), 270) == (2 * 270 + 100, 0)
+    many = replace(CONFIG, finetune=replace(CONFIG.finetune, repair_images=10**6))
+    assert images_before_training(many, model(0), 270) == (2 * 270 + 10**6, 10**6)

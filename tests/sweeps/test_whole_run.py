@@ -23,8 +23,8 @@ from slim.evaluation import top1
 from slim.tasks import Preprocessing, load_task
 from sweeps.config import SweepConfig, from_dict
 from sweeps.judged import JudgedRow, JudgedStudy
+from sweeps.judged_networks import JudgedNetworks
 from sweeps.space import BudgetSpace
-from sweeps.untrained import JudgedNetworks
 from tests.sweeps.conftest import SMALL, FinishedSweep, run_sweep_process
 
 FIGURES = ["gmacs", "params_m", "val_top1", "test_top1", "epochs", "seconds"]
