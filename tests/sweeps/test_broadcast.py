@@ -59,7 +59,9 @@ def test_a_process_keeps_what_it_repairs_towards(
     assert first.kept_bytes
     assert calibration(1, 64) is not first
     assert calibration(0, 64) is not first  # only the last one is kept
-    assert len(calibration(0, 128).batches) == 2  # type: ignore[union-attr]
+    more = calibration(0, 128)
+    assert more is not None
+    assert len(more.batches) == 2
     assert calibration(0, 0) is None
     dense = slim.extract(checkpoint, slim.Architecture.dense(checkpoint.spec))
     again = broadcast(checkpoint, dense, task, shared.preprocessing)
