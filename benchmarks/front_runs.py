@@ -264,11 +264,11 @@ class Work:
         return min(batches * options.batch_size, self.seen(options.batch_size))
 
     def untrained(self, budget: slim.Budget) -> float:
-        """Of evaluating a fresh network, and of repairing it where the run does."""
+        """Of repairing a fresh network where the run does, and of evaluating it."""
         gmacs, images = self.gmacs(budget), self.calibrated()
         if not images:
             return gmacs * self.val
-        return 2 * gmacs * self.val + (gmacs + self.least_squares(budget)) * images
+        return gmacs * self.val + (gmacs + self.least_squares(budget)) * images
 
     def least_squares(self, budget: slim.Budget) -> float:
         """1e9 MACs an image of what repair does with the features of each layer.

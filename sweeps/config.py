@@ -215,8 +215,7 @@ class FinetuneConfig(TrainConfig):
     Args:
         epochs: Passes over the train split.
         repair_images: Training images for the closed-form repair of judged networks, and of
-            trained ones before their training, 0 for none. The repair is taken back where val
-            says that it does not help.
+            trained ones before their training, 0 for none.
         reduction: Early stopping: of the trials that come to a rung (epochs / reduction, epochs /
             reduction^2, ...) one of so many goes on, by non-dominated rank; 0 for no stopping.
         distillation: Share of the loss that follows the dense model's soft outputs.

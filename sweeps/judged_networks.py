@@ -4,10 +4,11 @@ from torch import nn
 
 import slim
 from slim.calibration import Calibration
+from slim.repair import repair_towards
 from slim.tasks import load_task
 from sweeps.dense import saved_preprocessing
 from sweeps.run_folder import RunFolder
-from sweeps.untrained import calibration_for, repair_where_it_helps
+from sweeps.untrained import calibration_for
 
 
 class JudgedNetworks:
@@ -15,7 +16,7 @@ class JudgedNetworks:
 
     Args:
         run: The run's folder, `STORAGE/NAME`; its data must be where it was.
-        device: Where networks are repaired and evaluated.
+        device: Where networks are repaired.
 
     Raises:
         InputError: If there is no such run.
@@ -37,7 +38,8 @@ class JudgedNetworks:
             self.calibration = calibration_for(config, dense, self.task, self.preprocessing)
 
     def cut(self, budget: slim.Budget) -> nn.Module:
-        """The network of a budget, extracted, and repaired if it is better on val, seen twice."""
+        """The network of a budget, extracted, and repaired where the run repairs."""
         vit = slim.extract(self.checkpoint, self.checkpoint.select(budget)).to(self.device)
-        repair_where_it_helps(vit, self.calibration, self.task, self.preprocessing)
+        if self.calibration is not None:
+            repair_towards(vit, self.calibration)
         return vit

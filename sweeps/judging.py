@@ -16,7 +16,7 @@ from sweeps.cluster import Resources
 from sweeps.judged import JudgedRow, JudgedStudy
 from sweeps.stages import spread
 from sweeps.trial import TrialJob, measured_latency, receive_calibration
-from sweeps.untrained import repair_where_it_helps
+from sweeps.untrained import repaired_top1
 from sweeps.worker import worker_device
 
 _CALLS = 4  # of each worker in a batch at least, where a batch has as many networks
@@ -138,7 +138,7 @@ def judge(first: int, budgets: list[Budget], job: TrialJob) -> list[JudgedRow]:
                 mlp=budget.mlp,
                 gmacs=cost.macs / 1e9,
                 params_m=cost.params / 1e6,
-                val_top1=repair_where_it_helps(vit, calibration, task, job.shared.preprocessing),
+                val_top1=repaired_top1(vit, calibration, task, job.shared.preprocessing),
                 latency_ms=measured_latency(vit, job.config),
                 seconds=time.monotonic() - started,
             )

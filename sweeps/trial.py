@@ -24,7 +24,7 @@ from sweeps.config import SweepConfig
 from sweeps.distributed import train_together
 from sweeps.mirror import NO_MIRROR, Mirror, mirrored
 from sweeps.stopping import watch
-from sweeps.untrained import calibration_for, repair_where_it_helps
+from sweeps.untrained import calibration_for, repaired_top1
 from sweeps.worker import prepare_worker, worker_device
 
 _calibrations: dict[tuple[Any, ...], Calibration] = {}  # of this process: the last run's
@@ -99,7 +99,7 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     figures = {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6}
     torch.manual_seed(job.config.seed + repeat)
     vit = slim.extract(checkpoint, architecture).to(device)
-    untrained = repair_where_it_helps(
+    untrained = repaired_top1(
         vit, receive_calibration(task, job, device), task, shared.preprocessing
     )
     latency, limit = measured_latency(vit, job.config), job.config.max_latency_ms

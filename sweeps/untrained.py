@@ -1,4 +1,4 @@
-"""Networks before any training of their own: extracted, and repaired where that helps."""
+"""Networks before any training of their own: extracted and repaired."""
 
 from typing import Any
 
@@ -45,8 +45,8 @@ def images_before_training(config: SweepConfig, model: Any, val: int) -> tuple[i
         val: Images of the val split.
 
     Returns:
-        By the network, which is evaluated before and after a repair; by the dense model, whose
-        streams may be kept.
+        By the network, which is repaired and evaluated; by the dense model, whose streams may be
+        kept.
     """
     repaired = config.finetune.repair_images
     if not repaired:
@@ -54,13 +54,13 @@ def images_before_training(config: SweepConfig, model: Any, val: int) -> tuple[i
     image = torch.zeros(1, *read_spec(model).input_size)
     one = Calibration(model, [image], _KEPT_STREAMS).kept_bytes
     kept = 0 < one * repaired <= _KEPT_STREAMS
-    return 2 * val + repaired, 0 if kept else repaired
+    return val + repaired, 0 if kept else repaired
 
 
-def repair_where_it_helps(
+def repaired_top1(
     vit: nn.Module, calibration: Calibration | None, task: Task, preprocessing: Preprocessing
 ) -> float:
-    """Repair a fresh subnetwork towards the dense model, unless it is better as it is.
+    """Repair a fresh subnetwork towards the dense model, and evaluate it.
 
     Args:
         vit: The subnetwork; changed in place.
@@ -70,16 +70,10 @@ def repair_where_it_helps(
         preprocessing: What the network expects of an image.
 
     Returns:
-        Top-1 on val of what is kept.
+        Top-1 on val, in percent.
     """
+    if calibration is not None:
+        repair_towards(vit, calibration)
     device = next(vit.parameters()).device
     seen, processes = (task, "val", preprocessing), Processes.current()
-    unrepaired = top1(vit, *seen, device=device, processes=processes)
-    if calibration is None:
-        return unrepaired
-    fresh = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
-    repair_towards(vit, calibration)
-    repaired = top1(vit, *seen, device=device, processes=processes)
-    if repaired < unrepaired:
-        vit.load_state_dict(fresh)
-    return max(repaired, unrepaired)
+    return top1(vit, *seen, device=device, processes=processes)
