@@ -124,6 +124,13 @@ def still_rises(before: Sequence[float], after: Sequence[float]) -> bool:
 def train_dense_models(setting: Setting) -> None:
     """Train the dense model of every seed as far as its accuracy rises."""
     if setting.recall("dense_epochs"):
+        for seed in setting.seeds:
+            begun = slim.serving.load_about(setting.dense_folder(seed))["data"]["name"]
+            if begun != setting.data:
+                raise SystemExit(
+                    f"{setting.folder} was begun with {begun}, not {setting.data}; give another "
+                    "--folder"
+                )
         return
     accuracies: dict[int, list[float]] = {}
     for epochs in (times * setting.epochs for times in DENSE_LENGTHS):

@@ -48,10 +48,11 @@ def load_task(name: str, download: bool = False) -> Task:
 
     Args:
         name: `mnist`, `digits`, `fashion-mnist` (3,000 images), `fashion-mnist-10000` (as many as
-            it says), either with `:FOLDER` (of gzipped IDX files) behind it, `animal-mnist` (of
-            the package of that name), the path of an image folder, or a prefix of timm's
-            `create_dataset` with what it reads: `torch/NAME:FOLDER` (a data set of torchvision),
-            `hfds/FOLDER` or `hfds/NAME[:CACHE]` (of Hugging Face).
+            it says), `fashion-mnist-10000+12000` (so many more for val and test, half each), all
+            with `:FOLDER` (of gzipped IDX files) behind it, `animal-mnist` (of the package of that
+            name), the path of an image folder, or a prefix of timm's `create_dataset` with what
+            it reads: `torch/NAME:FOLDER` (a data set of torchvision), `hfds/FOLDER` or
+            `hfds/NAME[:CACHE]` (of Hugging Face).
         download: Whether what the prefixes name may be fetched.
 
     Raises:
@@ -63,13 +64,16 @@ def load_task(name: str, download: bool = False) -> Task:
     if name == "animal-mnist":
         return load_animals()
     if is_fashion_mnist(kind):
-        return _fashion_mnist(name, Path(where) if where else FASHION_FOLDER, _images_of(kind))
+        return _fashion_mnist(name, Path(where) if where else FASHION_FOLDER, *_images_of(kind))
     prefix, slash, rest = kind.partition("/")
     if slash and prefix.lower() in PREFIXES:
         return _load_prefixed(name, prefix.lower(), rest, where, download)
     if name and ("/" in name or name.startswith((".", "~")) or Path(name).is_dir()):
         return FolderTask(name, Path(name).expanduser())
-    fashion, others = f"{FASHION_NAME}[-IMAGES][:FOLDER]", ("torch/NAME:FOLDER", "hfds/FOLDER")
+    fashion, others = (
+        f"{FASHION_NAME}[-IMAGES[+MORE]][:FOLDER]",
+        ("torch/NAME:FOLDER", "hfds/FOLDER"),
+    )
     known = ", ".join([*EMBEDDED, fashion, "animal-mnist", *others])
     raise TaskError(f"unknown data {name!r}; give one of {known}, or the path of an image folder")
 
@@ -138,31 +142,52 @@ def _digits() -> Task:
 EMBEDDED: dict[str, Callable[[], Task]] = {"mnist": _mnist, "digits": _digits}
 
 
-def _images_of(kind: str) -> int:
-    """How many images a name such as `fashion-mnist-10000` asks for."""
-    count = kind.removeprefix(FASHION_NAME).removeprefix("-")
+def _images_of(kind: str) -> tuple[int, int]:
+    """How many images a name such as `fashion-mnist-10000+12000` asks for, and how many more."""
     if kind == FASHION_NAME:
-        return FASHION_IMAGES
+        return FASHION_IMAGES, 0
+    count, plus, more = kind.removeprefix(f"{FASHION_NAME}-").partition("+")
     classes = len(FASHION_CLASSES)
     if not count.isdecimal() or int(count) % classes or int(count) < 10 * classes:
         raise TaskError(
             f"data {kind!r} asks for {count or 'no'} images; give a number that is a multiple of "
             f"{classes}, as many of each class, from {10 * classes} on"
         )
-    return int(count)
-
-
-def _fashion_mnist(name: str, folder: Path, count: int) -> Task:
-    """The first images of each class among the 60,000 training images, as many of each."""
-    images, labels = read_fashion_mnist(folder)
-    per_class = count // len(FASHION_CLASSES)
-    chosen = [np.flatnonzero(labels == label)[:per_class] for label in range(10)]
-    index = np.sort(np.concatenate(chosen))
-    if len(index) != count:
+    if plus and (not more.isdecimal() or int(more) % (2 * classes)):
         raise TaskError(
-            f"{folder} has a class of fewer than the {per_class} images needed of each"
+            f"data {kind!r} asks for {more or 'no'} more images for val and test; give a number "
+            f"that is a multiple of {2 * classes}, as many of each class and split"
         )
-    return ArrayTask.stratified(name, images[index], labels[index], FASHION_CLASSES)
+    return int(count), int(more or 0)
+
+
+def _fashion_mnist(name: str, folder: Path, count: int, more: int) -> Task:
+    """The first images of each class among the 60,000 training images, as many of each.
+
+    Args:
+        name: What the user called it.
+        folder: Of the files.
+        count: Images that are split 70 / 15 / 15 %.
+        more: Images behind these, for val and then for test, half each.
+    """
+    images, labels = read_fashion_mnist(folder)
+    classes = len(FASHION_CLASSES)
+    per_class, added = count // classes, more // (2 * classes)
+    needed = per_class + 2 * added
+    chosen = [np.flatnonzero(labels == label)[:needed] for label in range(classes)]
+    if min(map(len, chosen)) < needed:
+        raise TaskError(f"{folder} has a class of fewer than the {needed} images needed of each")
+    ends = (per_class, per_class + added)
+    index, *others = (np.sort(part.ravel()) for part in np.split(np.stack(chosen), ends, axis=1))
+    task = ArrayTask.stratified(name, images[index], labels[index], FASHION_CLASSES)
+    if not more:
+        return task
+    whole, half = np.concatenate([index, *others]), np.arange(more // 2)
+    splits = task.splits | {
+        "val": np.concatenate([task.splits["val"], count + half]),
+        "test": np.concatenate([task.splits["test"], count + more // 2 + half]),
+    }
+    return ArrayTask(name, images[whole], labels[whole], FASHION_CLASSES, splits)
 
 
 def read_fashion_mnist(folder: Path = FASHION_FOLDER) -> tuple[np.ndarray, np.ndarray]:

@@ -191,7 +191,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name):
         load_task(name)
     message = message_of(error)
     assert repr(name) in message
-    known = ("mnist", "digits", "fashion-mnist[-IMAGES][:FOLDER]")
+    known = ("mnist", "digits", "fashion-mnist[-IMAGES[+MORE]][:FOLDER]")
     assert all(name in message for name in known)
 
 
@@ -483,6 +483,29 @@ def test_fashion_mnist_takes_as_many_images_as_its_name_says(tmp_path):
     assert np.array_equal(np.bincount(task.labels), np.full(10, 20))
 
 
+def test_more_images_of_fashion_mnist_are_for_val_and_test_alone(tmp_path):
+    write_idx(tmp_path, *clothes())
+    fewer = load_task(f"fashion-mnist-200:{tmp_path}")
+    task = load_task(f"fashion-mnist-200+120:{tmp_path}")
+    assert [task.size(split) for split in SPLITS] == [140, 90, 90]
+    assert np.array_equal(np.sort(np.concatenate(list(task.splits.values()))), np.arange(320))
+    assert np.array_equal(task.splits["train"], fewer.splits["train"])
+    assert np.array_equal(task.images[:200], fewer.images)
+    for split in ("val", "test"):
+        assert np.array_equal(task.splits[split][:30], fewer.splits[split])
+        assert np.array_equal(np.bincount(task.labels[task.splits[split]]), np.full(10, 9))
+    assert np.array_equal(task.images[:, 0, 0, 0], task.labels)
+    assert len(np.unique(task.images.reshape(320, -1), axis=0)) == 320
+
+
+@pytest.mark.parametrize("more", ["", "many", "-20", "30"])
+def test_a_number_of_more_images_that_cannot_be_is_named(more, tmp_path):
+    write_idx(tmp_path, *clothes())
+    with pytest.raises(TaskError, match="give a number that is a multiple of 20") as error:
+        load_task(f"fashion-mnist-200+{more}:{tmp_path}")
+    assert f"{more or 'no'} more images" in message_of(error)
+
+
 @pytest.mark.parametrize("count", ["", "many", "0", "-10", "90", "205"])
 def test_a_number_of_images_that_cannot_be_is_named(count, tmp_path):
     write_idx(tmp_path, *clothes())
@@ -495,6 +518,8 @@ def test_more_images_than_there_are_are_refused(tmp_path):
     write_idx(tmp_path, *clothes())
     with pytest.raises(TaskError, match="fewer than the 302 images needed of each"):
         load_task(f"fashion-mnist-3020:{tmp_path}")
+    with pytest.raises(TaskError, match="fewer than the 304 images needed of each"):
+        load_task(f"fashion-mnist-3000+40:{tmp_path}")
 
 
 def in_gzip(edit):
