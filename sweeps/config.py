@@ -223,7 +223,7 @@ class FinetuneConfig(TrainConfig):
     """
 
     epochs: PositiveInt = 8
-    lr: PositiveFloat = 7e-4
+    lr: PositiveFloat = 2e-3
     weight_decay: NonNegativeFloat = 0.02
     warmup_epochs: NonNegativeFloat = 0.2
     repair_images: NonNegativeInt = 1024
