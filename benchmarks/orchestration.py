@@ -1,10 +1,10 @@
 """How busy a sweep keeps its workers, and what judging costs beside bare evaluation.
 
     python benchmarks/orchestration.py                  # trials of 30 s on two workers: 10 min
-    python benchmarks/orchestration.py --parts judge    # judging alone
+    python benchmarks/orchestration.py --parts judge --data fashion-mnist-10000+12000
 
 The driver's parts (study, recorder, Ray Tune, MLflow on SQLite) are those of a run, the trials are
-real trainings on MNIST, of as many epochs as take `--seconds`. What counts as busy the workers
+real trainings, of as many epochs as take `--seconds`. What counts as busy the workers
 measure themselves, around the epochs of a training. Against it the same trainings by a loop of the
 shell in each slot, with a process for each trial. Judged budgets are compared with the evaluation
 alone of the same networks: on the clock, by as many processes, and in processor time, by the same
@@ -39,6 +39,7 @@ import sweeps.judging
 import sweeps.sweep
 from slim.distillation import distill_from
 from slim.evaluation import top1
+from slim.serving import load_about
 from slim.tasks import load_task
 from slim.training import Epoch, Training
 from sweeps.broadcast import broadcast, receive_checkpoint
@@ -80,7 +81,7 @@ def main() -> None:
         if options.trial is not None:
             train_alone(options.made, options.trial)
             return
-        make_networks(folder)
+        make_networks(folder, options.data)
         if "sweep" in options.parts or "shell" in options.parts:
             epochs = epochs_for(folder, options.seconds)
             config = sweep_config(folder, options.trials, epochs)
@@ -102,27 +103,34 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=8, help="a multiple of the workers")
     parser.add_argument("--seconds", type=float, default=30.0, help="of a trial at least")
     parser.add_argument("--judged", type=int, default=200, help="more than a batch, 16")
+    parser.add_argument("--data", default="mnist", help="the task's name")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--trial", type=int, help="train this one alone, as the shell loop does")
     parser.add_argument("--made", type=Path, help="with --trial: where the networks are")
     return parser.parse_args()
 
 
-def make_networks(folder: Path) -> None:
+def make_networks(folder: Path, data: str) -> None:
     """A dense model and a mask checkpoint, neither trained: only time is measured."""
-    task, config = load_task("mnist"), SweepConfig()
+    task, config = load_task(data), SweepConfig(data=data)
     torch.manual_seed(0)
     dense = make_dense(config, task)
-    about = {"preprocessing": preprocessing_for(config, dense, task).to_json()}
+    about = {"preprocessing": preprocessing_for(config, dense, task).to_json(), "data": data}
     slim.save(dense, folder / "dense", about)
     masked = slim.attach_masks(dense)
     masked.set_masks(masked.masks().map(torch.rand_like))
     slim.MaskCheckpoint.from_model(masked).save(folder / "search")
 
 
+def data_of(folder: Path) -> str:
+    """The name of the task that networks were made for."""
+    return str(load_about(folder / "dense")["data"])
+
+
 def sweep_config(folder: Path, trials: int, epochs: int) -> SweepConfig:
     """A sweep of trials alone."""
     config = SweepConfig(
+        data=data_of(folder),
         cluster="local",
         method="retrain",
         trials=trials,
@@ -156,7 +164,7 @@ def training_of(folder: Path, config: SweepConfig, budget: slim.Budget, number: 
     options = config.finetune
     return Training(
         slim.extract(checkpoint, checkpoint.select(budget)),
-        load_task("mnist"),
+        load_task(data_of(folder)),
         saved_preprocessing(folder / "dense"),
         options.recipe(),
         distill_from(dense, options.distillation, options.temperature),
@@ -285,6 +293,7 @@ def tell(what: str, spans: list[Span]) -> None:
 def judge_all(folder: Path, budgets: int, slots: int, repair_images: int) -> None:
     """Print what judged budgets cost beside their bare evaluation."""
     config = SweepConfig(
+        data=data_of(folder),
         cluster="local",
         concurrency=slots,
         judge=JudgeConfig(budgets=budgets),
@@ -372,7 +381,7 @@ def bare_seconds(folder: Path, rows: list[JudgedRow], slots: int) -> float:
 def evaluate_all(folder: Path, rows: list[JudgedRow]) -> float:
     """Seconds of the evaluations alone, in this process."""
     torch.set_num_threads(1)
-    checkpoint, task = checkpoint_of(folder), load_task("mnist")
+    checkpoint, task = checkpoint_of(folder), load_task(data_of(folder))
     preprocessing = saved_preprocessing(folder / "dense")
     seconds = 0.0
     for number, row in enumerate([rows[0], *rows]):
