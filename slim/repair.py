@@ -23,7 +23,8 @@ def repair(
     calibration images, as near as possible to the reference's at the same token positions. Later
     blocks see the repaired stream. A branch pruned whole gets the mean of what is missing. At
     the end the classifier is refitted to the reference's logits. The ridge pulls towards the
-    weights that extraction gave, not towards zero, and sums run in float64.
+    weights that extraction gave, not towards zero. The products of a batch are of the network's
+    precision, as few GPUs are quick in float64; their sum and the solution are of float64.
 
     Args:
         vit: A subnetwork; changed in place.
@@ -133,8 +134,8 @@ def _refit(
     count = 0
     for x, target in zip(features, targets, strict=True):
         wanted = target if gamma is None else target / gamma
-        missing = (wanted - layer(x)).flatten(0, -2).double()
-        x = x.flatten(0, -2).double()
+        missing = (wanted - layer(x)).flatten(0, -2)
+        x = x.flatten(0, -2)
         if layer.bias is not None:
             x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
         gram += x.T @ x

@@ -100,6 +100,17 @@ def test_a_network_that_lacks_nothing_is_left_as_it_is() -> None:
         torch.testing.assert_close(tensor, dense.state_dict()[name], atol=1e-9, rtol=0)
 
 
+def test_a_repair_in_float32_is_that_in_float64() -> None:
+    dense = dense_model()
+    checkpoint = checkpoint_of(dense)
+    repaired = []
+    for dtype in (torch.float32, torch.float64):
+        vit = slim.extract(checkpoint, checkpoint.select(slim.Budget(0.7, 0.5, 0.5))).to(dtype)
+        slim.repair(vit, dense.to(dtype), [batch.to(dtype) for batch in batches()])
+        repaired.append(vit.double())
+    assert distance(*repaired) < 1e-7 * distance(repaired[1], dense)
+
+
 def test_least_squares_finds_the_exact_output_layer_when_there_is_one() -> None:
     checkpoint = checkpoint_of(dense_model())
     dense = slim.extract(checkpoint, slim.Architecture.dense(checkpoint.spec))
