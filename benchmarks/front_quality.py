@@ -82,6 +82,7 @@ def finished(setting: Setting, arm: str, many: int, few: int) -> list[Course]:
     if arm == "default":
         runs = [Run(DEFAULT, seed, many) for seed in setting.seeds]
         trained = swept(setting, runs)
+        run_jobs(setting, front_runs.judged_jobs(setting, runs))
         return [*trained, *(front_runs.judged_course(setting, run) for run in runs)]
     if arm == "parts":
         return swept(setting, [Run(part, seed, few) for part in PARTS for seed in setting.seeds])

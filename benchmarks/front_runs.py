@@ -24,6 +24,7 @@ from front_setting import TRAIN, Setting
 
 import slim
 from slim.evaluation import top1
+from slim.files import write_text_atomic
 from slim.seeds import seed_alike
 from slim.sharing import random_budgets
 from sweeps.config import SweepConfig, from_dict, resolved
@@ -153,15 +154,32 @@ def course(setting: Setting, run: Run) -> Course:
     return work.course(run.arm, shared, work.points(rows))
 
 
+def judged_jobs(setting: Setting, runs: list[Run]) -> list[tuple]:
+    """The evaluations on test of what finished runs judged that were not made yet."""
+    return [(test_judged, setting, run) for run in runs if not _tested(setting, run).is_file()]
+
+
+def test_judged(setting: Setting, run: Run) -> None:
+    """Write the top-1 on test of all networks that a run judged, in their order."""
+    work = Work(setting, setting.folder / run.name)
+    networks, preprocessing = JudgedNetworks(work.folder), setting.preprocessing(run.seed)
+    found = [top1(networks.cut(b), work.task, "test", preprocessing) for b in work.judged()]
+    write_text_atomic(_tested(setting, run), json.dumps(found) + "\n")
+
+
 def judged_course(setting: Setting, run: Run) -> Course:
     """What a finished run had before its first trial: the judged networks."""
     work = Work(setting, setting.folder / run.name)
-    networks, points = JudgedNetworks(work.folder), []
-    for number, (budget, accuracy) in enumerate(work.judged().items()):
-        test = top1(networks.cut(budget), work.task, "test", setting.preprocessing(run.seed))
+    tests, points = json.loads(_tested(setting, run).read_text()), []
+    judged = zip(work.judged().items(), tests, strict=True)
+    for number, ((budget, accuracy), test) in enumerate(judged):
         spent = work.untrained(budget)
         points.append(Point(number, work.gmacs(budget), accuracy, test, 0, spent))
     return work.course(JUDGED, work.sharing() + work.reference(), tuple(points))
+
+
+def _tested(setting: Setting, run: Run) -> Path:
+    return setting.folder / f"{run.name}-judged-test.json"
 
 
 class Work:
