@@ -24,7 +24,8 @@ def repair(
     blocks see the repaired stream. A branch pruned whole gets the mean of what is missing. At
     the end the classifier is refitted to the reference's logits. The ridge pulls towards the
     weights that extraction gave, not towards zero. The products of a batch are of the network's
-    precision, as few GPUs are quick in float64; their sum and the solution are of float64.
+    precision, at least float32, as few GPUs are quick in float64; their sum and the solution are
+    of float64.
 
     Args:
         vit: A subnetwork; changed in place.
@@ -134,12 +135,14 @@ def _refit(
     count = 0
     for x, target in zip(features, targets, strict=True):
         wanted = target if gamma is None else target / gamma
-        missing = (wanted - layer(x)).flatten(0, -2)
-        x = x.flatten(0, -2)
+        precision = torch.promote_types(x.dtype, torch.float32)
+        missing = (wanted - layer(x)).flatten(0, -2).to(precision)
+        x = x.flatten(0, -2).to(precision)
         if layer.bias is not None:
             x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-        gram += x.T @ x
-        cross += x.T @ missing
+        with torch.autocast(x.device.type, enabled=False):
+            gram += x.T @ x
+            cross += x.T @ missing
         count += len(x)
     if not count or not bool(cross.isfinite().all()):
         return

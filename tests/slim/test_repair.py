@@ -103,12 +103,27 @@ def test_a_network_that_lacks_nothing_is_left_as_it_is() -> None:
 def test_a_repair_in_float32_is_that_in_float64() -> None:
     dense = dense_model()
     checkpoint = checkpoint_of(dense)
+    architecture = checkpoint.select(slim.Budget(0.7, 0.5, 0.5))
+    before = distance(slim.extract(checkpoint, architecture).double(), dense)
     repaired = []
     for dtype in (torch.float32, torch.float64):
-        vit = slim.extract(checkpoint, checkpoint.select(slim.Budget(0.7, 0.5, 0.5))).to(dtype)
-        slim.repair(vit, dense.to(dtype), [batch.to(dtype) for batch in batches()])
+        vit = slim.extract(checkpoint, architecture).to(dtype)
+        slim.repair(vit, dense.to(dtype), [batch.to(dtype) for batch in batches(40)], ridge=1e-4)
         repaired.append(vit.double())
-    assert distance(*repaired) < 1e-7 * distance(repaired[1], dense)
+    assert distance(*repaired) < 1e-11 * before
+
+
+def test_products_beyond_float16_repair_a_float16_network() -> None:
+    dense = dense_model()
+    for block in dense.blocks:
+        block.mlp.fc1.bias.data += 40  # so are the squares of a batch's features, summed
+    checkpoint = checkpoint_of(dense)
+    vit = slim.extract(checkpoint, checkpoint.select(slim.Budget(0.7, 0.5, 0.5))).half()
+    before = [block.mlp.fc2.weight.clone() for block in vit.blocks]
+    slim.repair(vit, dense.half(), [batch.half() for batch in batches()])
+    for block, weight in zip(vit.blocks, before, strict=True):
+        assert bool(block.mlp.fc2.weight.isfinite().all())
+        assert not torch.equal(block.mlp.fc2.weight, weight)
 
 
 def test_least_squares_finds_the_exact_output_layer_when_there_is_one() -> None:
