@@ -32,6 +32,7 @@ from sweeps.judged_networks import JudgedNetworks
 from sweeps.space import DENSE, smallest_budget
 from sweeps.trial import keeps_outputs
 from sweeps.trials import COMPLETE
+from sweeps.untrained import calibration_images
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = "default"
@@ -156,10 +157,10 @@ def course(setting: Setting, run: Run) -> Course:
 
 def judged_jobs(setting: Setting, runs: list[Run]) -> list[tuple]:
     """The evaluations on test of what finished runs judged that were not made yet."""
-    return [(test_judged, setting, run) for run in runs if not _tested(setting, run).is_file()]
+    return [(evaluate_judged, setting, run) for run in runs if not _tested(setting, run).is_file()]
 
 
-def test_judged(setting: Setting, run: Run) -> None:
+def evaluate_judged(setting: Setting, run: Run) -> None:
     """Write the top-1 on test of all networks that a run judged, in their order."""
     work = Work(setting, setting.folder / run.name)
     networks, preprocessing = JudgedNetworks(work.folder), setting.preprocessing(run.seed)
@@ -273,17 +274,11 @@ class Work:
 
     def reference(self) -> float:
         """Of the dense model's streams, which a process that repairs computes once."""
-        return self.dense * self.calibrated()
-
-    def calibrated(self) -> int:
-        """Images that a repair sees."""
-        options = self.config.finetune
-        batches = -(-int(options.repair_images or 0) // options.batch_size)
-        return min(batches * options.batch_size, self.seen(options.batch_size))
+        return self.dense * calibration_images(self.config, self.task)
 
     def untrained(self, budget: slim.Budget) -> float:
         """Of repairing a fresh network where the run does, and of evaluating it."""
-        gmacs, images = self.gmacs(budget), self.calibrated()
+        gmacs, images = self.gmacs(budget), calibration_images(self.config, self.task)
         if not images:
             return gmacs * self.val
         return gmacs * self.val + (gmacs + self.least_squares(budget)) * images

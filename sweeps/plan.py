@@ -127,7 +127,7 @@ def make_plan(
     share = mean_share(space)
     kept = keeps_outputs(config, task)
     judged = int(config.judge.budgets or 0)
-    by_network, by_dense = images_before_training(config, model, val)
+    by_network, by_dense = images_before_training(config, model, task)
     untrained = gmacs * (share * by_network + by_dense)
     front = max(1, config.trials // 2)
     again = front * (config.repeats - 1)

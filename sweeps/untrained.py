@@ -28,27 +28,37 @@ def calibration_for(
         preprocessing: What the networks expect of an image.
     """
     options = config.finetune
-    batch_size = max(1, options.batch_size // options.accumulation)
     distorted = options.recipe().augmentation
     batches = task.calibration_batches(
-        preprocessing, distorted, batch_size, options.repair_images, config.seed
+        preprocessing, distorted, _batch_size(config), options.repair_images, config.seed
     )
     return Calibration(teacher, (images for images, _ in batches), _KEPT_STREAMS)
 
 
-def images_before_training(config: SweepConfig, model: Any, val: int) -> tuple[int, int]:
+def calibration_images(config: SweepConfig, task: Task) -> int:
+    """Images that `calibration_for` takes: whole batches, at most one epoch."""
+    batch_size = _batch_size(config)
+    batches = -(-int(config.finetune.repair_images or 0) // batch_size)
+    return min(batches, task.steps_per_epoch(batch_size)) * batch_size
+
+
+def _batch_size(config: SweepConfig) -> int:
+    return max(1, config.finetune.batch_size // config.finetune.accumulation)
+
+
+def images_before_training(config: SweepConfig, model: Any, task: Task) -> tuple[int, int]:
     """Images that are seen for each network before any training of its own.
 
     Args:
         config: The run's.
         model: Shaped as the dense one.
-        val: Images of the val split.
+        task: The source task.
 
     Returns:
         By the network, which is repaired and evaluated; by the dense model, whose streams may be
         kept.
     """
-    repaired = config.finetune.repair_images
+    val, repaired = task.size("val"), calibration_images(config, task)
     if not repaired:
         return val, 0
     image = torch.zeros(1, *read_spec(model).input_size)

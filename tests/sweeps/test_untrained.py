@@ -14,6 +14,7 @@ from sweeps.config import SweepConfig, VitConfig
 from sweeps.dense import make_dense
 from sweeps.untrained import calibration_for, images_before_training, repaired_top1
 
+VAL = load_task("digits").size("val")
 PREPROCESSING = Preprocessing((1, 8, 8), (0.5,), (0.5,))
 CONFIG = replace(
     SweepConfig(),
@@ -34,9 +35,13 @@ def model(seed: int) -> nn.Module:
 
 
 def fresh() -> nn.Module:
-    """A subnetwork of an untrained model, which says much the same of every image."""
+    """A subnetwork of an untrained model whose answers differ from image to image."""
     checkpoint = slim.MaskCheckpoint.from_model(slim.attach_masks(model(0)))
-    return slim.extract(checkpoint, checkpoint.select(slim.Budget(1, 0.5, 0.5)))
+    vit = slim.extract(checkpoint, checkpoint.select(slim.Budget(1, 0.5, 0.5)))
+    torch.manual_seed(1)
+    for parameter in vit.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
+    return vit
 
 
 def test_without_images_nothing_is_repaired(task: Task) -> None:
@@ -53,7 +58,7 @@ def test_a_network_is_evaluated_with_its_repair(task: Task) -> None:
     repair_towards(by_hand, calibration)
     torch.testing.assert_close(vit.state_dict(), by_hand.state_dict(), atol=0, rtol=0)
     assert accuracy == top1(vit, task, "val", PREPROCESSING)
-    assert not torch.equal(vit.head.weight, fresh().head.weight)
+    assert accuracy != top1(fresh(), task, "val", PREPROCESSING)
 
 
 def test_a_run_repairs_on_its_own_number_of_training_images(task: Task) -> None:
@@ -61,9 +66,17 @@ def test_a_run_repairs_on_its_own_number_of_training_images(task: Task) -> None:
     assert [len(batch) for batch in calibration.batches] == [64, 64]
 
 
-def test_the_plan_counts_what_a_fresh_network_sees() -> None:
+def test_the_plan_counts_what_a_fresh_network_sees(task: Task) -> None:
     none = replace(CONFIG, finetune=replace(CONFIG.finetune, repair_images=0))
-    assert images_before_training(none, model(0), 270) == (270, 0)
-    assert images_before_training(FEW, model(0), 270) == (270 + 100, 0)
-    many = replace(CONFIG, finetune=replace(CONFIG.finetune, repair_images=10**6))
-    assert images_before_training(many, model(0), 270) == (270 + 10**6, 10**6)
+    assert images_before_training(none, model(0), task) == (VAL, 0)
+    assert images_before_training(FEW, model(0), task) == (VAL + 128, 0)
+    epoch = task.steps_per_epoch(CONFIG.finetune.batch_size) * CONFIG.finetune.batch_size
+    all_there_are = replace(CONFIG, finetune=replace(CONFIG.finetune, repair_images=10**6))
+    assert images_before_training(all_there_are, model(0), task) == (VAL + epoch, 0)
+
+
+def test_the_plan_counts_the_dense_model_where_its_streams_are_too_many(task: Task) -> None:
+    wide = replace(CONFIG, vit=replace(CONFIG.vit, embed_dim=4096, num_heads=1))
+    with torch.device("meta"):
+        dense = make_dense(wide, task)
+    assert images_before_training(wide, dense, task) == (VAL + 1024, 1024)
