@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from begun_runs import is_begun
 from fashion import show
 from front_points import Course, Point
 from machine import machine
@@ -89,14 +90,13 @@ def gains(folder: Path, trials: pd.DataFrame) -> dict[str, float]:
 
 def finish(folder: Path, seed: int, method: str, further: list[str]) -> None:
     """Begin a run or go on with it; one that is finished ends at once."""
-    begun = (folder / "config.yaml").is_file()
-    fresh = ["--name", folder.name, "--seed", str(seed), "--method", method, "--tasks", "none"]
-    fresh += ["--tracking-uri", f"sqlite:///{folder.parent / 'mlflow.db'}", "--cluster", "local"]
-    command = ["--resume", folder.name] if begun else [*fresh, *further]
+    command = ["--name", folder.name, "--seed", str(seed), "--method", method, "--tasks", "none"]
+    command += ["--tracking-uri", f"sqlite:///{folder.parent / 'mlflow.db'}", "--cluster", "local"]
+    command, where = [*command, *further], ["--storage", str(folder.parent)]
+    if is_begun(folder, [*command, *where]):
+        command = ["--resume", folder.name]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        [sys.executable, ROOT / "run_sweep.py", *command, "--storage", folder.parent], check=True
-    )
+    subprocess.run([sys.executable, ROOT / "run_sweep.py", *command, *where], check=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from begun_runs import is_begun
 from fashion import console
 from front_points import Course, Point
 from front_setting import TRAIN, Setting
@@ -84,12 +85,12 @@ def finish(setting: Setting, run: Run) -> None:
     """Begin one run, or go on with it, unless it is finished."""
     folder = setting.folder / run.name
     wait_until_alone(folder)
-    refuse_other_method(folder, run)
+    where = ["--storage", str(setting.folder), "--cluster", "local"]
+    command = first_command(setting, run)
+    if is_begun(folder, [*command, *where]):
+        command = ["--resume", run.name]
     if is_finished(folder):
         return
-    where = ("--storage", str(setting.folder), "--cluster", "local")
-    begun = (folder / "config.yaml").is_file()
-    command = ["--resume", run.name] if begun else first_command(setting, run)
     one_core = {"RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": 1}), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(ROOT / "run_sweep.py"), *command, *where],
@@ -101,18 +102,6 @@ def finish(setting: Setting, run: Run) -> None:
     if done.returncode:
         raise SystemExit(f"{run.name} ended with code {done.returncode}: {done.stdout[-2000:]}")
     console.print(f"{run.name} is finished")
-
-
-def refuse_other_method(folder: Path, run: Run) -> None:
-    """A run of an earlier version's default is not this version's."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return
-    begun, wanted = yaml.safe_load(path.read_text())["method"], SweepConfig().method
-    if "share" in PARTS.get(run.arm, ()):
-        wanted = "share"
-    if begun != wanted:
-        raise SystemExit(f"{folder} was begun with --method {begun}, not {wanted}; move it away")
 
 
 def wait_until_alone(folder: Path) -> None:

@@ -83,6 +83,17 @@ class Setting:
         path = self.folder / f"{name}.json"
         return json.loads(path.read_text())["decided"] if path.is_file() else None
 
+    def hold(self, name: str, value: Any) -> None:
+        """Keep what the folder is begun with; refuse another value later."""
+        path, text = self.folder / f"{name}.json", json.dumps(value) + "\n"
+        if not path.is_file():
+            write_text_atomic(path, text)
+        elif path.read_text() != text:
+            raise SystemExit(
+                f"{path} has {path.read_text().strip()}, not {text.strip()}, as the folder was "
+                "begun with other values; give another --folder"
+            )
+
     def decide(self, name: str, accuracies: Mapping[int, Sequence[float]]) -> int:
         """Keep and return the length that pays, with the accuracies that say so."""
         decided = longest_that_pays(accuracies)
@@ -123,18 +134,14 @@ def still_rises(before: Sequence[float], after: Sequence[float]) -> bool:
 
 def train_dense_models(setting: Setting) -> None:
     """Train the dense model of every seed as far as its accuracy rises."""
-    if setting.recall("dense_epochs"):
-        for seed in setting.seeds:
-            begun = slim.serving.load_about(setting.dense_folder(seed))["data"]["name"]
-            if begun != setting.data:
-                raise SystemExit(
-                    f"{setting.folder} was begun with {begun}, not {setting.data}; give another "
-                    "--folder"
-                )
+    setting.hold("data", setting.data)
+    decided = setting.recall("dense_epochs")
+    if decided:
+        train_dense_drafts(setting, int(decided))
         return
     accuracies: dict[int, list[float]] = {}
     for epochs in (times * setting.epochs for times in DENSE_LENGTHS):
-        run_jobs(setting, [(train_dense_model, setting, seed, epochs) for seed in setting.seeds])
+        train_dense_drafts(setting, epochs)
         folders = [setting.dense_draft(seed, epochs) for seed in setting.seeds]
         accuracies[epochs] = [slim.serving.load_about(f)["val_top1"] for f in folders]
         if longest_that_pays(accuracies) != epochs:
@@ -142,11 +149,15 @@ def train_dense_models(setting: Setting) -> None:
     setting.decide("dense_epochs", accuracies)
 
 
+def train_dense_drafts(setting: Setting, epochs: int) -> None:
+    """Train the dense model of every seed for so many epochs, if it is not there yet."""
+    missing = [seed for seed in setting.seeds if not setting.dense_draft(seed, epochs).is_dir()]
+    run_jobs(setting, [(train_dense_model, setting, seed, epochs) for seed in missing])
+
+
 def train_dense_model(setting: Setting, seed: int, epochs: int) -> None:
     """Train a ViT of 16 tokens, 64 wide and 6 deep with 4 heads, by the product's recipe."""
     folder, task = setting.dense_draft(seed, epochs), setting.task()
-    if folder.is_dir():
-        return
     torch.manual_seed(seed)
     config = SweepConfig(data=setting.data, vit=VitConfig())
     vit = make_dense(config, task)

@@ -8,7 +8,7 @@ learning rate of the default (the paper's, twice that of its search, is worse he
 networks); its length is fixed beforehand on one budget.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
@@ -76,6 +76,7 @@ def search_all(setting: Setting) -> None:
 
 def decide_epochs(setting: Setting) -> int:
     """For how many epochs retraining pays, on one budget; at most six times the search's."""
+    setting.hold("retraining", asdict(RETRAINING))
     known = setting.recall("retrain_epochs")
     if known:
         return int(known)
