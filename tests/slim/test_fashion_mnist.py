@@ -8,7 +8,7 @@ import pytest
 
 from slim import TaskError
 from slim.tasks import SPLITS, load_task
-from tests.slim.test_tasks import message_of
+from tests.slim.messages import message_of
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from slim import TaskError
 from slim.tasks import SPLITS, Augmentation, FolderTask, Preprocessing, load_task
 from slim.tasks.order import epoch_order, rank_positions
+from tests.slim.messages import message_of
 
 PLAIN = Augmentation()
 # Under which a batch holds the images' own values divided by 255.
@@ -67,12 +68,6 @@ def epoch_of(task: FolderTask, augmentation=PLAIN, seed=0, epoch=0, batch_size=8
 
 def images_of(batches: list[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.cat([images for images, _ in batches])
-
-
-def message_of(error: pytest.ExceptionInfo[BaseException]) -> str:
-    """What the user reads: one line."""
-    assert len(str(error.value).splitlines()) == 1
-    return str(error.value)
 
 
 # Layouts

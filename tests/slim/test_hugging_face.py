@@ -15,6 +15,7 @@ from PIL import Image
 
 from slim import TaskError
 from slim.tasks import SPLITS, Augmentation, Preprocessing, load_task
+from tests.slim.messages import message_of
 
 RAW = Preprocessing((3, 8, 8), (0.0,) * 3, (1.0,) * 3)
 NAMES = ("cat", "dog")
@@ -56,12 +57,6 @@ def write(
 def read(tmp_path: Path, **given: Any) -> Any:
     write(tmp_path / "set", **given)
     return load_task(f"hfds/{tmp_path / 'set'}:{tmp_path / 'cache'}")
-
-
-def message_of(error: pytest.ExceptionInfo[TaskError]) -> str:
-    """What the user reads: one line."""
-    assert len(str(error.value).splitlines()) == 1
-    return str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from slim import FileFormatError, TaskError
 from slim.tasks import EMBEDDED, SPLITS, ArrayTask, Augmentation, Preprocessing, Task, load_task
 from slim.tasks.augment import Distortions
 from slim.tasks.order import rank_positions
+from tests.slim.messages import message_of
 
 ROOT = Path(__file__).parents[2]
 PLAIN = Augmentation()
@@ -39,12 +40,6 @@ def epoch_of(task: Task, batch_size: int = 10, seed: int = 0, epoch: int = 0, **
 
 def numbers(batches) -> list[int]:
     return [round(255 * float(image[0, 0, 0])) for images, _ in batches for image in images]
-
-
-def message_of(error: pytest.ExceptionInfo[BaseException]) -> str:
-    """What the user reads: one line."""
-    assert len(str(error.value).splitlines()) == 1
-    return str(error.value)
 
 
 # The embedded data

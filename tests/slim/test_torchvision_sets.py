@@ -12,6 +12,7 @@ from torchvision.datasets import Flowers102
 from slim import TaskError
 from slim.tasks import SPLITS, Augmentation, Preprocessing, load_task
 from slim.tasks.torchvision_sets import NAMES
+from tests.slim.messages import message_of
 from tests.slim.torchvision_files import WRITERS, Evil, batch_file, cifar10, food101, image
 
 RAW = Preprocessing((3, 8, 8), (0.0,) * 3, (1.0,) * 3)
@@ -46,12 +47,6 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "create_connection", refuse)
     sums = {key: (file, None) for key, (file, _) in Flowers102._file_dict.items()}
     monkeypatch.setattr(Flowers102, "_file_dict", sums)
-
-
-def message_of(error: pytest.ExceptionInfo[TaskError]) -> str:
-    """What the user reads: one line."""
-    assert len(str(error.value).splitlines()) == 1
-    return str(error.value)
 
 
 def test_every_set_has_a_layout_here():
