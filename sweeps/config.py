@@ -281,9 +281,9 @@ class SweepConfig:
 
     Args:
         name: Of the run and its folder; default: data, model and date.
-        data: The source task: mnist, digits, fashion-mnist[-IMAGES][:FOLDER] (of 3,000 images, or
-            as many as it says), animal-mnist, an image folder, torch/NAME:FOLDER of torchvision,
-            or hfds/FOLDER or hfds/NAME of Hugging Face.
+        data: The source task: mnist, digits, fashion-mnist[-IMAGES[+MORE]][:FOLDER] (of 3,000
+            images, or as many as it says, and more for val and test alone), animal-mnist, an image
+            folder, torch/NAME:FOLDER of torchvision, or hfds/FOLDER or hfds/NAME of Hugging Face.
         tasks: Transfer tasks, comma-separated; `auto` for the embedded ones other than the data,
             `none` for none.
         download: Let torchvision and Hugging Face fetch what is missing of the data and tasks.
