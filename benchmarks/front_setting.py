@@ -34,7 +34,7 @@ from sweeps.config import DenseConfig, SweepConfig, VitConfig
 from sweeps.dense import make_dense, preprocessing_for, saved_preprocessing
 
 TRAIN = 3  # a forward pass and twice that backward
-DENSE_LENGTHS = (6, 12, 24)  # times the epochs of a search
+DENSE_LENGTHS = (6, 12, 24, 48, 96)  # times the epochs of a search
 RETRAIN_LENGTHS = (1, 2, 4, 6)
 
 
