@@ -4,6 +4,8 @@ from pathlib import Path
 
 from sweeps.cli import parse, read_values
 from sweeps.config import flatten
+from sweeps.errors import InputError
+from sweeps.inputs import MAY_CHANGE
 
 
 def is_begun(folder: Path, arguments: list[str]) -> bool:
@@ -19,10 +21,14 @@ def is_begun(folder: Path, arguments: list[str]) -> bool:
     path = folder / "config.yaml"
     if not path.is_file():
         return False
-    begun = flatten(read_values(path).to_dict())
-    for name, value in flatten(parse(arguments).config.to_dict()).items():
-        if begun[name] != value:
+    try:
+        begun, asked = read_values(path), parse(arguments).config
+    except InputError as error:
+        raise SystemExit(f"{folder} cannot be gone on with: {error}") from error
+    values = flatten(begun.to_dict())
+    for name, value in flatten(asked.to_dict()).items():
+        if values[name] != value and name not in MAY_CHANGE:
             raise SystemExit(
-                f"{folder} was begun with --{name} {begun[name]}, not {value}; move it away"
+                f"{folder} was begun with --{name} {values[name]}, not {value}; move it away"
             )
     return True

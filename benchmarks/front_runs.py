@@ -169,7 +169,7 @@ def judged_course(setting: Setting, run: Run) -> Course:
 
 
 def _tested(setting: Setting, run: Run) -> Path:
-    return setting.folder / f"{run.name}-judged-test.json"
+    return setting.folder / run.name / "judged-test.json"
 
 
 class Work:

@@ -10,6 +10,7 @@ from slim.calibration import BRANCHES, Calibration, classifiers, seen_by
 from slim.constant_branch import ConstantBranch
 from slim.errors import SlimError
 from slim.families import family_of
+from slim.spec import ModelSpec
 from slim.subnetwork import architecture_of
 
 
@@ -23,9 +24,9 @@ def repair(
     calibration images, as near as possible to the reference's at the same token positions. Later
     blocks see the repaired stream. A branch pruned whole gets the mean of what is missing. At
     the end the classifier is refitted to the reference's logits. The ridge pulls towards the
-    weights that extraction gave, not towards zero. The products of a batch are of the network's
-    precision, at least float32, as few GPUs are quick in float64; their sum and the solution are
-    of float64.
+    weights that extraction gave, not towards zero. Each batch's products are computed in the
+    network's precision, at least float32, as few GPUs are quick in float64; they are summed and
+    solved in float64.
 
     Args:
         vit: A subnetwork; changed in place.
@@ -64,6 +65,14 @@ def repair_towards(
             f"the reference of a repair is {calibration.spec}, the subnetwork is of {spec}; give "
             "the dense model that it was cut from"
         )
+    with torch.autocast(next(vit.parameters()).device.type, enabled=False):
+        _refit_all(vit, spec, calibration, ridge, memory)
+
+
+def _refit_all(
+    vit: Any, spec: ModelSpec, calibration: Calibration, ridge: float, memory: float
+) -> None:
+    """Refit every branch in its turn, then the classifiers."""
     family, walk = family_of(spec), calibration.walk()
     streams = [family.embed(vit, batch) for batch in calibration.batches]
     positions: Tensor | slice = slice(None)  # what the subnetwork still has of the reference's
@@ -140,9 +149,8 @@ def _refit(
         x = x.flatten(0, -2).to(precision)
         if layer.bias is not None:
             x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-        with torch.autocast(x.device.type, enabled=False):
-            gram += x.T @ x
-            cross += x.T @ missing
+        gram += x.T @ x
+        cross += x.T @ missing
         count += len(x)
     if not count or not bool(cross.isfinite().all()):
         return

@@ -18,7 +18,7 @@ from slim.recipe import Recipe
 from slim.subnetwork import architecture_of
 from slim.tasks import EMBEDDED, Preprocessing, Task, load_task
 from slim.tasks.animals import animals_are_present
-from slim.tasks.catalog import fashion_mnist_is_present
+from slim.tasks.catalog import FASHION_NAME, fashion_mnist_is_present, is_fashion_mnist
 from slim.training import Training
 from sweeps.config import SweepConfig
 from sweeps.dense import saved_preprocessing
@@ -85,14 +85,21 @@ def transfer_tasks(config: SweepConfig) -> list[Task]:
         return []
     names = [name.strip() for name in config.tasks.split(",")]
     if config.tasks == "auto":
-        names = [name for name in EMBEDDED if name not in (config.data, "mnist")]
-        names += ["fashion-mnist"] if fashion_mnist_is_present() else []
-        names += ["animal-mnist"] if animals_are_present() else []
-        names = [name for name in names if name != config.data]
+        names = tasks_beside(config.data)
     try:
         return [load_task(name, config.download) for name in dict.fromkeys(names)]
     except slim.TaskError as error:
         raise InputError(f"--tasks: {error}") from error
+
+
+def tasks_beside(data: str) -> list[str]:
+    """The embedded tasks that are here and have none of the source task's images."""
+    source = data.partition(":")[0]
+    source = FASHION_NAME if is_fashion_mnist(source) else source
+    names = [name for name in EMBEDDED if name != "mnist"]
+    names += [FASHION_NAME] if fashion_mnist_is_present() else []
+    names += ["animal-mnist"] if animals_are_present() else []
+    return [name for name in names if name != source]
 
 
 def plan_transfer(

@@ -113,6 +113,19 @@ def test_a_repair_in_float32_is_that_in_float64() -> None:
     assert distance(*repaired) < 1e-11 * before
 
 
+def test_autocast_does_not_change_a_repair() -> None:
+    dense = dense_model()
+    checkpoint = checkpoint_of(dense)
+    images = [batch.float() for batch in batches()]
+    repaired = []
+    for autocast in (False, True):
+        vit = slim.extract(checkpoint, checkpoint.select(slim.Budget(0.7, 0.5, 0.5))).float()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            slim.repair(vit, dense.float(), images)
+        repaired.append(vit.state_dict())
+    torch.testing.assert_close(*repaired, atol=0, rtol=0)
+
+
 def test_products_beyond_float16_repair_a_float16_network() -> None:
     dense = dense_model()
     for block in dense.blocks:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import slim
+import sweeps.transfer
 from slim.subnetwork import architecture_of
 from slim.tasks import FolderTask, load_task
 from sweeps.config import SweepConfig, TransferConfig
@@ -23,6 +24,7 @@ from sweeps.transfer import (
     preprocessing_on,
     recipe_for,
     run_transfer,
+    tasks_beside,
     transfer_methods,
     transfer_tasks,
 )
@@ -52,6 +54,25 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def job(saved: Path, method: str) -> TransferJob:
     return TransferJob("digits", "3", method, 0, saved)
+
+
+@pytest.mark.parametrize(
+    ("data", "left"),
+    [
+        ("mnist", ["digits", "fashion-mnist", "animal-mnist"]),
+        ("digits", ["fashion-mnist", "animal-mnist"]),
+        ("fashion-mnist", ["digits", "animal-mnist"]),
+        ("fashion-mnist-10000+12000", ["digits", "animal-mnist"]),
+        ("fashion-mnist:/data/fashion", ["digits", "animal-mnist"]),
+        ("/data/pets", ["digits", "fashion-mnist", "animal-mnist"]),
+    ],
+)
+def test_no_task_has_images_of_the_source(
+    data: str, left: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for present in ("fashion_mnist_is_present", "animals_are_present"):
+        monkeypatch.setattr(sweeps.transfer, present, lambda: True)
+    assert tasks_beside(data) == left
 
 
 def test_a_task_that_is_named_twice_is_one_task() -> None:

@@ -12,7 +12,12 @@ from slim.repair import repair_towards
 from slim.tasks import Preprocessing, Task, load_task
 from sweeps.config import SweepConfig, VitConfig
 from sweeps.dense import make_dense
-from sweeps.untrained import calibration_for, images_before_training, repaired_top1
+from sweeps.untrained import (
+    calibration_for,
+    calibration_images,
+    images_before_training,
+    repaired_top1,
+)
 
 VAL = load_task("digits").size("val")
 PREPROCESSING = Preprocessing((1, 8, 8), (0.5,), (0.5,))
@@ -61,9 +66,18 @@ def test_a_network_is_evaluated_with_its_repair(task: Task) -> None:
     assert accuracy != top1(fresh(), task, "val", PREPROCESSING)
 
 
-def test_a_run_repairs_on_its_own_number_of_training_images(task: Task) -> None:
-    calibration = calibration_for(FEW, model(0), task, PREPROCESSING)
-    assert [len(batch) for batch in calibration.batches] == [64, 64]
+@pytest.mark.parametrize("images", [100, 10**6])
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_a_run_repairs_on_its_own_number_of_training_images(
+    images: int, accumulation: int, task: Task
+) -> None:
+    finetune = replace(CONFIG.finetune, repair_images=images, accumulation=accumulation)
+    config = replace(CONFIG, finetune=finetune)
+    calibration = calibration_for(config, model(0), task, PREPROCESSING)
+    seen = [len(batch) for batch in calibration.batches]
+    assert set(seen) == {finetune.batch_size // accumulation}
+    assert sum(seen) == calibration_images(config, task)
+    assert min(images, task.size("train")) - seen[0] < sum(seen) < images + seen[0]
 
 
 def test_the_plan_counts_what_a_fresh_network_sees(task: Task) -> None:
