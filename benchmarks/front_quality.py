@@ -1,6 +1,6 @@
 """What a sweep's front is worth for the compute it took, part by part and against other ways.
 
-    python benchmarks/front_quality.py                     # as the issue asks: hours on two cores
+    python benchmarks/front_quality.py                     # three seeds: hours on two cores
     python benchmarks/front_quality.py --images 600 --more 0 --epochs 1 --networks 4 --seeds 0
 
 On a fixed part of Fashion-MNIST, from the same dense ViT of 16 tokens for all arms of a seed,
@@ -9,7 +9,8 @@ test alone, since on 1,500 images of each the arms differ by less than chance:
 
     default          run_sweep.py as it is, and what it judged before it trained (front_runs.py)
     paper            ViT-Slim's way: one search, a grid of budgets, each retrained alone from
-                     masked weights, as long as accuracy rises (retrained_arms.py)
+                     masked weights, as long as accuracy rises, at most six
+                     times the search (retrained_arms.py)
     random           random budgets in place of the grid
     torch-pruning    isomorphic, Taylor importance, as many epochs as the paper's way, without and
                      with distillation (torch_pruning_arm.py)

@@ -84,9 +84,11 @@ class Setting:
         return json.loads(path.read_text())["decided"] if path.is_file() else None
 
     def hold(self, name: str, value: Any) -> None:
-        """Keep what the folder is begun with; refuse another value later."""
+        """Keep what lengths are decided with; refuse another value later."""
         path, text = self.folder / f"{name}.json", json.dumps(value) + "\n"
         if not path.is_file():
+            if (self.folder / f"{name}_epochs.json").is_file():
+                raise SystemExit(f"{path} is missing: another version began it; give --folder")
             write_text_atomic(path, text)
         elif path.read_text() != text:
             raise SystemExit(
@@ -134,7 +136,8 @@ def still_rises(before: Sequence[float], after: Sequence[float]) -> bool:
 
 def train_dense_models(setting: Setting) -> None:
     """Train the dense model of every seed as far as its accuracy rises."""
-    setting.hold("data", setting.data)
+    recipe = asdict(DenseConfig()) | {"lengths": DENSE_LENGTHS}
+    setting.hold("dense", {"data": setting.data, "search_epochs": setting.epochs} | recipe)
     decided = setting.recall("dense_epochs")
     if decided:
         train_dense_drafts(setting, int(decided))

@@ -71,12 +71,13 @@ def retraining(epochs: int) -> Recipe:
 
 def search_all(setting: Setting) -> None:
     """The paper's search on the dense model of every seed."""
+    recipes = {"search": asdict(SEARCH), "retraining": asdict(RETRAINING)}
+    setting.hold("retrain", recipes | {"penalty": asdict(PENALTY), "mask_lr": MASK_LR})
     run_jobs(setting, [(search, setting, seed) for seed in setting.seeds])
 
 
 def decide_epochs(setting: Setting) -> int:
     """For how many epochs retraining pays, on one budget; at most six times the search's."""
-    setting.hold("retraining", asdict(RETRAINING))
     known = setting.recall("retrain_epochs")
     if known:
         return int(known)

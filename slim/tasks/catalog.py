@@ -156,7 +156,7 @@ def _images_of(kind: str) -> tuple[int, int]:
     if plus and (not more.isdecimal() or int(more) % (2 * classes)):
         raise TaskError(
             f"data {kind!r} asks for {more or 'no'} more images for val and test; give a number "
-            f"that is a multiple of {2 * classes}, as many of each class and split"
+            f"that is a multiple of {2 * classes}, for {classes} classes in 2 splits"
         )
     return int(count), int(more or 0)
 
