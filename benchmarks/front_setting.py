@@ -34,7 +34,7 @@ from sweeps.config import DenseConfig, SweepConfig, VitConfig
 from sweeps.dense import make_dense, preprocessing_for, saved_preprocessing
 
 TRAIN = 3  # a forward pass and twice that backward
-DENSE_LENGTHS = (6, 12, 24, 48, 96)  # times the epochs of a search
+DENSE_LENGTHS = (12, 24, 48)  # times the epochs of a search
 RETRAIN_LENGTHS = (1, 2, 4, 6)
 
 
@@ -135,26 +135,27 @@ def still_rises(before: Sequence[float], after: Sequence[float]) -> bool:
 
 
 def train_dense_models(setting: Setting) -> None:
-    """Train the dense model of every seed as far as its accuracy rises."""
+    """Train the dense model of every seed as far as the first one's accuracy rises."""
     recipe = asdict(DenseConfig()) | {"lengths": DENSE_LENGTHS}
     setting.hold("dense", {"data": setting.data, "search_epochs": setting.epochs} | recipe)
     decided = setting.recall("dense_epochs")
     if decided:
-        train_dense_drafts(setting, int(decided))
+        train_dense_drafts(setting, int(decided), setting.seeds)
         return
     accuracies: dict[int, list[float]] = {}
     for epochs in (times * setting.epochs for times in DENSE_LENGTHS):
-        train_dense_drafts(setting, epochs)
-        folders = [setting.dense_draft(seed, epochs) for seed in setting.seeds]
-        accuracies[epochs] = [slim.serving.load_about(f)["val_top1"] for f in folders]
+        first = setting.seeds[0]
+        train_dense_drafts(setting, epochs, [first])
+        about = slim.serving.load_about(setting.dense_draft(first, epochs))
+        accuracies[epochs] = [about["val_top1"]]
         if longest_that_pays(accuracies) != epochs:
             break
-    setting.decide("dense_epochs", accuracies)
+    train_dense_drafts(setting, setting.decide("dense_epochs", accuracies), setting.seeds)
 
 
-def train_dense_drafts(setting: Setting, epochs: int) -> None:
-    """Train the dense model of every seed for so many epochs, if it is not there yet."""
-    missing = [seed for seed in setting.seeds if not setting.dense_draft(seed, epochs).is_dir()]
+def train_dense_drafts(setting: Setting, epochs: int, seeds: Sequence[int]) -> None:
+    """Train the dense models of seeds for so many epochs, those that are not there yet."""
+    missing = [seed for seed in seeds if not setting.dense_draft(seed, epochs).is_dir()]
     run_jobs(setting, [(train_dense_model, setting, seed, epochs) for seed in missing])
 
 

@@ -96,4 +96,5 @@ def _groups(masked: MaskedModel, recipe: Recipe, mask_lr: float) -> list[dict[st
     groups = weight_groups(masked, recipe.weight_decay, recipe.layer_decay)
     for mask in masks.values():
         mask.requires_grad_(True)
-    return [*groups, {"params": list(masks.values()), "lr": mask_lr, "weight_decay": 0.0}]
+    apart = {"lr": mask_lr, "weight_decay": 0.0, "use_fallback": True}  # no matrices for Muon
+    return [*groups, {"params": list(masks.values()), **apart}]

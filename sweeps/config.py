@@ -123,11 +123,12 @@ class DenseConfig(TrainConfig):
     """Training of the dense model; with 0 epochs it is only loaded.
 
     Args:
-        epochs: Passes over the train split; default: 40 for a fresh model, else 0.
+        epochs: Passes over the train split; default: 20 for a fresh model, else 0.
     """
 
     epochs: NonNegativeInt | None = None
-    lr: PositiveFloat = 2e-3
+    lr: PositiveFloat = 1e-2
+    opt: str = "muon"
     warmup_epochs: NonNegativeFloat = 2.0
     label_smoothing: Share = 0.1
 
@@ -223,7 +224,8 @@ class FinetuneConfig(TrainConfig):
     """
 
     epochs: PositiveInt = 8
-    lr: PositiveFloat = 2e-3
+    lr: PositiveFloat = 5e-3
+    opt: str = "muon"
     weight_decay: NonNegativeFloat = 0.02
     warmup_epochs: NonNegativeFloat = 0.2
     repair_images: NonNegativeInt = 1024

@@ -23,7 +23,7 @@ from sweeps.course import course
 from sweeps.errors import InputError
 from sweeps.worker import worker_device
 
-FRESH_EPOCHS = 40
+FRESH_EPOCHS = 20
 
 
 def dense_epochs(config: SweepConfig) -> int:

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from slim.masks import attach_masks
 from slim.parameter_groups import weight_groups
 from slim.search import Penalty, search_training
-from tests.slim.bars import PREPROCESSING, a_batch, bars, copy_of
+from tests.slim.bars import PREPROCESSING, a_batch, bars, copy_of, tiny_vit
 from tests.slim.trainings import PLAIN, STEPS, networks, no_loss, training_of
 
 
@@ -79,9 +80,10 @@ def test_the_first_steps_are_as_long_as_the_layers_rates(sched):
         assert float(moved) == pytest.approx(PLAIN.lr * SCALES[layer_of(name)], rel=1e-2), name
 
 
-def test_masks_learn_at_their_own_rate_in_every_layer():
-    masked = networks()["masked"]
-    recipe = replace(PLAIN, layer_decay=DECAY)
+@pytest.mark.parametrize("opt", ["adamw", "muon"])
+def test_masks_learn_at_their_own_rate_in_every_layer(opt):
+    masked = attach_masks(tiny_vit(depth=3, num_heads=4))  # 4 x 4: large enough for Muon
+    recipe = replace(PLAIN, layer_decay=DECAY, opt=opt)
     training = search_training(
         masked, bars(), PREPROCESSING, recipe, Penalty(1.0, 1.0, 1.0), 0.03, no_loss
     )

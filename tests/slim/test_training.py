@@ -48,7 +48,7 @@ def test_an_epochs_accuracy_is_that_of_the_model_it_leaves():
         assert epoch.val_top1 == top1(training.model, bars(), "val", PREPROCESSING)
 
 
-@pytest.mark.parametrize("opt", ["adamw", "sgd", "lamb"])
+@pytest.mark.parametrize("opt", ["adamw", "muon", "sgd", "lamb"])
 def test_a_training_is_determined_by_its_seed(opt):
     def weights(seed: int) -> dict[str, Tensor]:
         torch.manual_seed(int(np.random.default_rng().integers(1000)))

@@ -43,6 +43,7 @@ def another_process() -> None:
 CHANGES = [
     {},
     {"opt": "sgd", "accumulation": 1},
+    {"opt": "muon"},
     {"opt": "lamb", "ema_decay": 0.0},
     {"amp": "bfloat16"},
     {"amp": "float16"},
