@@ -23,7 +23,6 @@ dataset-fashion-mnist and the extra "benchmarks".
 """
 
 import argparse
-from pathlib import Path
 
 import front_runs
 import pandas as pd
@@ -34,7 +33,13 @@ from fashion import console
 from front_curves import draw_courses
 from front_points import Course
 from front_runs import DEFAULT, PARTS, Run
-from front_setting import Setting, run_jobs, train_dense_models
+from front_setting import (
+    Setting,
+    run_jobs,
+    setting_arguments,
+    setting_of,
+    train_dense_models,
+)
 from front_tables import aims, final_fronts, hypervolume_table, show_tables
 from machine import machine
 from retrained_arms import GRID, RANDOM
@@ -46,13 +51,7 @@ ARMS = ("default", "paper", "random", "torch-pruning", "parts")
 def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
-    setting = Setting(
-        options.folder.resolve(),
-        f"fashion-mnist-{options.images}" + f"+{options.more}" * (options.more > 0),
-        options.epochs,
-        tuple(options.seeds),
-        options.jobs,
-    )
+    setting = setting_of(options)
     setting.folder.mkdir(parents=True, exist_ok=True)
     train_dense_models(setting)
     many, few = options.networks, min(options.fewer, options.networks)
@@ -63,18 +62,9 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/front_quality"))
-    parser.add_argument("--images", type=int, default=10_000, help="split 70 / 15 / 15 %%")
-    parser.add_argument("--more", type=int, default=12_000, help="for val and test, half each")
-    parser.add_argument("--epochs", type=int, default=5, help="of a search; others are multiples")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--networks", type=int, default=40, help="of the default and the paper")
+    parser = setting_arguments(__doc__)
     parser.add_argument("--fewer", type=int, default=10, help="networks of the other arms")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--jobs", type=int, default=2, help="side by side, one core each")
     return parser.parse_args()
 
 

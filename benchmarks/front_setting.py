@@ -4,6 +4,7 @@ Lengths are decided by accuracy on val, not by hand: of a few, ascending, the fi
 one does not beat by more than the standard error of their difference over the seeds.
 """
 
+import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -110,6 +111,32 @@ class Setting:
 
 
 read_task = cache(load_task)
+
+
+def setting_arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options that make a setting, and how many networks the default trains in it."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/front_quality"))
+    parser.add_argument("--images", type=int, default=10_000, help="split 70 / 15 / 15 %%")
+    parser.add_argument("--more", type=int, default=12_000, help="for val and test, half each")
+    parser.add_argument("--epochs", type=int, default=5, help="of a search; others are multiples")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--networks", type=int, default=40, help="of the default and the paper")
+    parser.add_argument("--jobs", type=int, default=2, help="side by side, one core each")
+    return parser
+
+
+def setting_of(options: argparse.Namespace) -> Setting:
+    """What these options ask for."""
+    return Setting(
+        options.folder.resolve(),
+        f"fashion-mnist-{options.images}" + f"+{options.more}" * (options.more > 0),
+        options.epochs,
+        tuple(options.seeds),
+        options.jobs,
+    )
 
 
 def longest_that_pays(accuracies: Mapping[int, Sequence[float]]) -> int:
