@@ -14,6 +14,7 @@ from slim.tasks import with_absolute_path
 from sweeps.config import SweepConfig, flatten, from_dict, resolved
 from sweeps.errors import InputError
 from sweeps.mirror import is_uri
+from sweeps.pretrained import suited
 
 _GROUPS = {
     field.name
@@ -57,9 +58,8 @@ def parse(arguments: list[str]) -> Command:
     for name in (config.name, resume, values.report, *compare):
         check_name(name)
     known = frozenset(given & flatten(config.to_dict()).keys())
-    return Command(
-        absolute_paths(resolved(config)), resume, known, values.dry_run, values.report, compare
-    )
+    config = suited(absolute_paths(resolved(config)), known)
+    return Command(config, resume, known, values.dry_run, values.report, compare)
 
 
 def read_values(path: Path) -> SweepConfig:

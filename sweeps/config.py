@@ -290,7 +290,9 @@ class SweepConfig:
             `none` for none.
         download: Let torchvision and Hugging Face fetch what is missing of the data and tasks.
         model: `vit` for a fresh timm VisionTransformer shaped by --vit.*, the name of any timm ViT
-            or Swin, or the folder of a saved network.
+            or Swin, or the folder of a saved network. Pretrained weights of a named model are
+            trained by AdamW at rates of 1e-4 (search: 5e-5), unless --STAGE.opt and --STAGE.lr
+            are given.
         pretrained: Load timm's pretrained weights of a named model from its hub.
         weights: Local file (safetensors or state dict) with a named model's weights.
         cluster: `auto` joins the Ray cluster that the environment names or that `ray start` runs

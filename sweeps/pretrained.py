@@ -1,0 +1,44 @@
+"""What pretrained weights are trained by, where nothing else is given.
+
+The defaults suit a small ViT from fresh weights; they would undo a pretraining. In their place
+come AdamW and rates that are usual where a pretrained ViT is fine-tuned in batches of 64; no sweep
+has measured them here.
+"""
+
+from collections.abc import Set
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sweeps.config import SweepConfig
+
+_USUAL: dict[str, dict[str, Any]] = {
+    "dense": {"opt": "adamw", "lr": 1e-4},
+    "search": {"lr": 5e-5},
+    "share": {"lr": 1e-4},
+    "finetune": {"opt": "adamw", "lr": 1e-4},
+    "transfer": {"lr": 1e-4},
+}
+
+
+def suited(config: SweepConfig, given: Set[str]) -> SweepConfig:
+    """The experiment with optimizers and learning rates that suit its model.
+
+    Args:
+        config: The experiment, its paths absolute.
+        given: Dotted names of the values that the user gave, which stay.
+    """
+    if not _is_pretrained(config):
+        return config
+    changes = {}
+    for stage, usual in _USUAL.items():
+        missing = {name: value for name, value in usual.items() if f"{stage}.{name}" not in given}
+        changes[stage] = replace(getattr(config, stage), **missing)
+    return replace(config, **changes)
+
+
+def _is_pretrained(config: SweepConfig) -> bool:
+    """Whether it names one of timm's models, and not to train it from fresh weights."""
+    if config.model == "vit" or Path(config.model).is_absolute():
+        return False
+    return config.pretrained or config.weights is not None

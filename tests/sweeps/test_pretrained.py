@@ -1,0 +1,54 @@
+"""Pretrained weights are trained gently, fresh ones and what the user gives as they are."""
+
+from pathlib import Path
+
+import pytest
+
+from sweeps.cli import parse, read_values
+from sweeps.config import SweepConfig, flatten
+
+STAGES = ("dense", "search", "share", "finetune", "transfer")
+NAMED = ["--model", "deit_small_patch16_224"]
+
+
+def rates(arguments: list[str]) -> dict[str, tuple[str, float]]:
+    config = parse(arguments).config
+    return {s: (getattr(config, s).opt, getattr(config, s).lr) for s in STAGES}
+
+
+USUAL = {s: (getattr(SweepConfig(), s).opt, getattr(SweepConfig(), s).lr) for s in STAGES}
+GENTLE = dict.fromkeys(STAGES, ("adamw", 1e-4)) | {"search": ("adamw", 5e-5)}
+
+
+@pytest.mark.parametrize("weights", [[], ["--pretrained=false", "--weights", "w.safetensors"]])
+def test_pretrained_weights_are_trained_by_adamw_at_low_rates(weights: list[str]) -> None:
+    assert rates([*NAMED, *weights]) == GENTLE
+    changed = flatten(parse([*NAMED, *weights]).config.to_dict())
+    ours = {f"{stage}.{name}" for stage in STAGES for name in ("opt", "lr")}
+    others = flatten(parse([]).config.to_dict())
+    named = {"model", "pretrained", "weights"}
+    assert {n for n, v in changed.items() if v != others[n]} <= ours | named
+
+
+@pytest.mark.parametrize("model", [[], ["--model", "saved/net"], [*NAMED, "--pretrained=false"]])
+def test_other_models_are_trained_as_by_default(model: list[str]) -> None:
+    assert rates(model) == USUAL
+
+
+def test_what_the_user_gives_stays(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text("finetune: {lr: 0.005}\nsearch: {lr: 0.0005}\n")
+    given = [*NAMED, "--config", str(values), "--finetune.opt", "muon", "--dense.lr", "0.01"]
+    changed = {
+        "finetune": ("muon", 5e-3),
+        "search": ("adamw", 5e-4),
+        "dense": ("adamw", 1e-2),
+    }
+    assert rates(given) == GENTLE | changed
+
+
+def test_a_resumed_run_keeps_what_it_began_with(tmp_path: Path) -> None:
+    values = tmp_path / "config.yaml"
+    values.write_text("model: deit_small_patch16_224\nfinetune: {opt: muon, lr: 0.005}\n")
+    assert read_values(values).finetune.opt == "muon"
+    assert read_values(values).dense.opt == SweepConfig().dense.opt
