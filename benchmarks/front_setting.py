@@ -1,7 +1,8 @@
 """What all arms of front_quality.py share: folder, data, lengths of training, dense models.
 
 Lengths are decided by accuracy on val, not by hand: of a few, ascending, the first that the next
-one does not beat by more than the standard error of their difference over the seeds.
+one does not beat by more than the standard error of their difference over the seeds. That of the
+dense models is decided on the first seed given, where any rise counts.
 """
 
 import argparse

@@ -3,9 +3,9 @@
 The search is ViT-Slim's (arXiv 2201.00814): tanh token masks, its penalties and no distillation;
 its masks learn at 20 times the weights' rate, without which they do not rank in a short search.
 Networks start from the masked weights as in the paper's code: what is kept has its mask set to 1
-instead of folded in. The retraining has the paper's cosine schedule and weight decay, and the
-optimizer and learning rate of the default (the paper's are worse here, so that a gain by them is
-not counted for the default); its length is fixed beforehand on one budget.
+instead of folded in. The retraining has the paper's cosine schedule and weight decay, but the
+optimizer and learning rate of the default, so that what they gain is not counted for the default;
+its length is fixed beforehand on one budget.
 """
 
 from dataclasses import asdict, replace
@@ -42,8 +42,10 @@ SEARCH = Recipe(
     clip_grad=0.0,
     augmentation=Augmentation(affine=True),
 )
-TUNED = FinetuneConfig()
-RETRAINING = replace(SEARCH, opt=TUNED.opt, lr=TUNED.lr, weight_decay=0.05, sched="cosine")
+FINETUNING = FinetuneConfig()
+RETRAINING = replace(
+    SEARCH, opt=FINETUNING.opt, lr=FINETUNING.lr, weight_decay=0.05, sched="cosine"
+)
 WARMUP = 5 / 300  # share of the retraining, as in DeiT's recipe
 PENALTY, MASK_LR = Penalty(tokens=0.2352, mhsa=0.9216, mlp=0.9216), 20 * SEARCH.lr
 PROBED = slim.Budget(0.5, 0.5, 0.5)

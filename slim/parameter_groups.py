@@ -11,6 +11,9 @@ def weight_groups(
 ) -> list[dict[str, Any]]:
     """timm's groups: matrices with weight decay; norms, biases and embeddings without.
 
+    What a model itself names as embeddings, such as Swin's tables of relative positions, is no
+    matrix for Muon.
+
     Args:
         model: Dense, masked or slim; parameters without gradient are in no group.
         weight_decay: Of matrices.
@@ -21,10 +24,16 @@ def weight_groups(
     skip = network.no_weight_decay() if hasattr(network, "no_weight_decay") else ()
     groups: list[dict[str, Any]]
     if layer_decay == 1:
-        groups = param_groups_weight_decay(network, weight_decay, no_weight_decay_list=skip)
+        groups = param_groups_weight_decay(
+            network, weight_decay, no_weight_decay_list=skip, fallback_no_weight_decay=True
+        )
     else:
         groups = param_groups_layer_decay(
-            network, weight_decay, no_weight_decay_list=skip, layer_decay=layer_decay
+            network,
+            weight_decay,
+            no_weight_decay_list=skip,
+            fallback_no_weight_decay=True,
+            layer_decay=layer_decay,
         )
     return groups
 

@@ -80,15 +80,33 @@ def _checked(
     try:
         normalised = _normalised(arguments)
         values = parser.parse_args(normalised)
-        given = {a.partition("=")[0].lstrip("-").replace("-", "_") for a in normalised}
+        given = set().union(*map(_named, normalised, [*normalised[1:], ""]))
         for path in values.config or []:
-            given |= flatten(yaml.load(Path(str(path)).read_text(), _UniqueKeyLoader)).keys()
+            given |= _names(yaml.load(Path(str(path)).read_text(), _UniqueKeyLoader))
         config = _instantiate(parser, values)
         _refuse_nulls(config)
     except Exception as error:  # jsonargparse and yaml raise many kinds, all about the input
         line = _one_line(str(error)).replace('"<unicode string>"', " ".join(_files(arguments)))
         raise InputError(line) from error
     return values, config, given
+
+
+def _named(argument: str, following: str) -> set[str]:
+    """The dotted names of the values that an argument gives, the next one being its value."""
+    option, equals, value = argument.partition("=")
+    name = option.lstrip("-").replace("-", "_")
+    return _names(
+        {name: yaml.safe_load(value if equals else following)} if name in _GROUPS else {name: ""}
+    )
+
+
+def _names(values: dict[str, Any]) -> set[str]:
+    """The dotted names of given values; a group in a file of its own counts as given whole."""
+    whole = flatten(SweepConfig().to_dict())
+    names = set(flatten(values))
+    for group in names & _GROUPS:
+        names |= {name for name in whole if name.startswith(f"{group}.")}
+    return names
 
 
 def _refuse_nulls(values: Any, prefix: str = "") -> None:

@@ -25,6 +25,8 @@ else:
     Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**31)])
 
+FRESH_EPOCHS = 20
+
 
 @dataclass(frozen=True)
 class VitConfig:
@@ -243,6 +245,7 @@ class TransferConfig(TrainConfig):
             frozen features, `scratch` the same architecture from fresh weights.
         seeds: Repeats of each network, task and method, each with its own seed.
         probe_lr: Peak learning rate of `probe`.
+        scratch_lr: Peak learning rate of `scratch`.
         img_size: Height and width in pixels of the tasks' images, to which the networks are
             adapted; default: the model's.
     """
@@ -253,6 +256,7 @@ class TransferConfig(TrainConfig):
     methods: str = "finetune"
     seeds: PositiveInt = 1
     probe_lr: PositiveFloat = 1e-2
+    scratch_lr: PositiveFloat = 1e-3
     img_size: PositiveInt | None = None
 
 
@@ -291,8 +295,8 @@ class SweepConfig:
         download: Let torchvision and Hugging Face fetch what is missing of the data and tasks.
         model: `vit` for a fresh timm VisionTransformer shaped by --vit.*, the name of any timm ViT
             or Swin, or the folder of a saved network. Pretrained weights of a named model are
-            trained by AdamW at rates of 1e-4 (search: 5e-5), unless --STAGE.opt and --STAGE.lr
-            are given.
+            trained by AdamW at rates of 1e-4 (search: 5e-5), unless --STAGE.opt or --STAGE.lr is
+            given; a saved network is trained as a fresh one.
         pretrained: Load timm's pretrained weights of a named model from its hub.
         weights: Local file (safetensors or state dict) with a named model's weights.
         cluster: `auto` joins the Ray cluster that the environment names or that `ray start` runs
@@ -379,12 +383,18 @@ class SweepConfig:
         return asdict(self)
 
 
+def dense_epochs(config: SweepConfig) -> int:
+    """Epochs the dense model is trained: as configured, else none unless it is fresh."""
+    return _or(config.dense.epochs, FRESH_EPOCHS if config.model == "vit" else 0)
+
+
 def resolved(config: SweepConfig) -> SweepConfig:
     """Every default that depends on other values, filled in."""
     judge, judges = config.judge, config.method != "retrain"
     share_epochs = 5 if config.method == "share" else 0
     return replace(
         config,
+        dense=replace(config.dense, epochs=dense_epochs(config)),
         share=replace(config.share, epochs=_or(config.share.epochs, share_epochs)),
         judge=replace(
             judge,

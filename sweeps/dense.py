@@ -18,19 +18,11 @@ from slim.processes import Processes
 from slim.spec import read_spec
 from slim.tasks import Preprocessing, Task
 from slim.training import Epoch, Training
-from sweeps.config import SweepConfig
+from sweeps.config import SweepConfig, dense_epochs
 from sweeps.course import course
 from sweeps.errors import InputError
+from sweeps.pretrained import is_pretrained
 from sweeps.worker import worker_device
-
-FRESH_EPOCHS = 20
-
-
-def dense_epochs(config: SweepConfig) -> int:
-    """Epochs the dense model is trained: as configured, else none unless it is fresh."""
-    if config.dense.epochs is not None:
-        return int(config.dense.epochs)
-    return FRESH_EPOCHS if config.model == "vit" else 0
 
 
 def make_dense(config: SweepConfig, task: Task, weights: bool = True) -> nn.Module:
@@ -147,9 +139,8 @@ def _named(config: SweepConfig, task: Task, weights: bool) -> nn.Module:
         raise InputError(f"weights file {config.weights} does not exist; check --weights")
     overlay = None
     try:
-        known = timm.get_pretrained_cfg(name)
-        has_weights = config.weights is not None or (config.pretrained and known.has_weights)
-        classes = known.num_classes
+        has_weights = is_pretrained(config)
+        classes = timm.get_pretrained_cfg(name).num_classes
         if config.weights is not None:
             classes = _classes_of(config.weights) or task.num_classes
             overlay = {"file": config.weights, "num_classes": classes}

@@ -13,8 +13,8 @@ from slim.spec import read_spec
 from slim.tasks import Preprocessing, Task, load_task
 from slim.training import Training
 from sweeps.cli import Command
-from sweeps.config import SweepConfig, flatten
-from sweeps.dense import dense_epochs, make_dense
+from sweeps.config import SweepConfig, dense_epochs, flatten
+from sweeps.dense import make_dense
 from sweeps.errors import InputError
 from sweeps.run_folder import RunFolder
 from sweeps.space import (

@@ -13,8 +13,8 @@ from slim.tasks import Task
 from sweeps.broadcast import broadcast
 from sweeps.cli import Command
 from sweeps.cluster import Resources, connect, expected_concurrency
-from sweeps.config import SweepConfig, flatten
-from sweeps.dense import dense_epochs, preprocessing_for, saved_preprocessing, train_dense
+from sweeps.config import SweepConfig, dense_epochs, flatten
+from sweeps.dense import preprocessing_for, saved_preprocessing, train_dense
 from sweeps.errors import InputError, InterruptedRun, StoppedRun
 from sweeps.front import pareto_front
 from sweeps.inputs import check_inputs, resumed_config

@@ -11,8 +11,7 @@ from slim import Architecture, Budget, count
 from slim.spec import read_spec
 from slim.tasks import Preprocessing, Task
 from slim.training import Training
-from sweeps.config import SweepConfig
-from sweeps.dense import dense_epochs
+from sweeps.config import SweepConfig, dense_epochs
 from sweeps.space import DENSE, BudgetSpace, mean_share, stand_in_scores
 from sweeps.transfer import transfer_methods
 from sweeps.trial import keeps_outputs

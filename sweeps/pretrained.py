@@ -7,8 +7,9 @@ has measured them here.
 
 from collections.abc import Set
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
+
+import timm
 
 from sweeps.config import SweepConfig
 
@@ -25,10 +26,10 @@ def suited(config: SweepConfig, given: Set[str]) -> SweepConfig:
     """The experiment with optimizers and learning rates that suit its model.
 
     Args:
-        config: The experiment, its paths absolute.
+        config: The experiment.
         given: Dotted names of the values that the user gave, which stay.
     """
-    if not _is_pretrained(config):
+    if not is_pretrained(config):
         return config
     changes = {}
     for stage, usual in _USUAL.items():
@@ -37,8 +38,9 @@ def suited(config: SweepConfig, given: Set[str]) -> SweepConfig:
     return replace(config, **changes)
 
 
-def _is_pretrained(config: SweepConfig) -> bool:
-    """Whether it names one of timm's models, and not to train it from fresh weights."""
-    if config.model == "vit" or Path(config.model).is_absolute():
+def is_pretrained(config: SweepConfig) -> bool:
+    """Whether it names one of timm's models whose weights are loaded, from a file or the hub."""
+    if config.model == "vit" or not timm.is_model(config.model):
         return False
-    return config.pretrained or config.weights is not None
+    known = timm.get_pretrained_cfg(config.model)
+    return config.weights is not None or bool(config.pretrained and known and known.has_weights)

@@ -201,10 +201,12 @@ def network_for(
 
 
 def recipe_for(job: TransferJob, config: SweepConfig) -> Recipe:
-    """How a job trains: a linear classifier takes its own learning rate."""
+    """How a job trains: a linear classifier and fresh weights take learning rates of their own."""
     recipe = config.transfer.recipe()
     if job.method == "probe":
         return replace(recipe, lr=config.transfer.probe_lr, layer_decay=1.0, drop_path=0.0)
+    if job.method == "scratch":
+        return replace(recipe, lr=config.transfer.scratch_lr)
     return recipe
 
 

@@ -9,7 +9,7 @@ import torch
 from slim.masks import attach_masks
 from slim.parameter_groups import weight_groups
 from slim.search import Penalty, search_training
-from tests.slim.bars import PREPROCESSING, a_batch, bars, copy_of, tiny_vit
+from tests.slim.bars import PREPROCESSING, a_batch, bars, copy_of, tiny_swin, tiny_vit
 from tests.slim.trainings import PLAIN, STEPS, networks, no_loss, training_of
 
 
@@ -78,6 +78,19 @@ def test_the_first_steps_are_as_long_as_the_layers_rates(sched):
     for name in ("head.weight", "blocks.2.mlp.fc2.weight", "blocks.0.attn.proj.weight"):
         moved = (model.state_dict()[name] - before[name]).abs().max()
         assert float(moved) == pytest.approx(PLAIN.lr * SCALES[layer_of(name)], rel=1e-2), name
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.75])
+def test_tables_of_relative_positions_are_no_matrices_for_muon(layer_decay):
+    swin = tiny_swin(window_size=4, num_heads=(4, 4))
+    names = {id(p): name for name, p in swin.named_parameters()}
+    fallback = {
+        names[id(p)]
+        for group in weight_groups(swin, 0.05, layer_decay)
+        if group.get("use_fallback")
+        for p in group["params"]
+    }
+    assert fallback == {name for name in names.values() if "relative_position_bias" in name}
 
 
 @pytest.mark.parametrize("opt", ["adamw", "muon"])

@@ -58,7 +58,7 @@ def test_the_penalty_moves_masks_as_in_one_process(scenario, pair):
     assert expected[-1] < 0.95 * fresh  # so that it tells something
 
 
-@pytest.mark.parametrize("scenario", [*SAME_AS_ALONE, "with_dropout", "stopped"])
+@pytest.mark.parametrize("scenario", [*SAME_AS_ALONE, "orthogonal", "with_dropout", "stopped"])
 def test_processes_end_with_the_same_weights_and_masks_bit_for_bit(scenario, pair):
     ours, theirs = pair[0][scenario], pair[1][scenario]
     assert_equal(ours["model"], theirs["model"])

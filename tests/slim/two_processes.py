@@ -67,6 +67,13 @@ def small(recipe: Recipe) -> Results:
     return results_of(training)
 
 
+def orthogonal(recipe: Recipe) -> Results:
+    """The default's optimizer, whose rounding is too coarse to compare with one process alone."""
+    training = train(replace(recipe, opt="muon", lr=0.01))
+    list(training.epochs())
+    return results_of(training)
+
+
 def masked(recipe: Recipe) -> Results:
     model, penalties = attach_masks(tiny_vit()), []
     training = search_training(model, bars(), PREPROCESSING, recipe, PENALTY, mask_lr=0.2, seed=3)
@@ -170,6 +177,7 @@ def main(folder: Path, rank: int) -> None:
     )
     half = replace(RECIPE, batch_size=RECIPE.batch_size // 2)
     results = {name: run(half) for name, run in SAME_AS_ALONE.items()}
+    results["orthogonal"] = orthogonal(half)
     results["with_dropout"] = with_dropout(half, rank)
     results["stopped"] = stopped(half, rank, folder)
     results["unseen"] = unseen(replace(half, clip_grad=0.1), rank, folder)

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 import slim
 from slim.tasks import Task, load_task
-from sweeps.config import DenseConfig, SweepConfig, VitConfig
-from sweeps.dense import dense_epochs, make_dense, preprocessing_for
+from sweeps.config import DenseConfig, SweepConfig, VitConfig, dense_epochs
+from sweeps.dense import make_dense, preprocessing_for
 from sweeps.errors import InputError
 
 
@@ -23,7 +23,7 @@ def test_a_fresh_model_fits_the_task_and_is_trained(digits: Task) -> None:
     config = SweepConfig(vit=VitConfig(img_size=16, patch_size=4, embed_dim=32, num_heads=2))
     model = make_dense(config, digits)
     assert model(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
-    assert dense_epochs(config) == 40
+    assert dense_epochs(config) == 20
     mean, std = digits.statistics()
     preprocessing = preprocessing_for(config, model, digits)
     assert (preprocessing.mean, preprocessing.std) == (mean, std)

@@ -1,12 +1,16 @@
 """Pretrained weights are trained gently, fresh ones and what the user gives as they are."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sweeps.cli import parse, read_values
+from sweeps.cli import parse
 from sweeps.config import SweepConfig, flatten
+from sweeps.inputs import resumed_config
+from sweeps.run_folder import RunFolder
 
+WITHOUT = ["--model", "vit_small_patch16_18x2_224"]  # for which timm has no weights
 STAGES = ("dense", "search", "share", "finetune", "transfer")
 NAMED = ["--model", "deit_small_patch16_224"]
 
@@ -26,11 +30,13 @@ def test_pretrained_weights_are_trained_by_adamw_at_low_rates(weights: list[str]
     changed = flatten(parse([*NAMED, *weights]).config.to_dict())
     ours = {f"{stage}.{name}" for stage in STAGES for name in ("opt", "lr")}
     others = flatten(parse([]).config.to_dict())
-    named = {"model", "pretrained", "weights"}
+    named = {"model", "pretrained", "weights", "dense.epochs"}
     assert {n for n, v in changed.items() if v != others[n]} <= ours | named
 
 
-@pytest.mark.parametrize("model", [[], ["--model", "saved/net"], [*NAMED, "--pretrained=false"]])
+@pytest.mark.parametrize(
+    "model", [[], ["--model", "saved/net"], [*NAMED, "--pretrained=false"], WITHOUT]
+)
 def test_other_models_are_trained_as_by_default(model: list[str]) -> None:
     assert rates(model) == USUAL
 
@@ -47,8 +53,31 @@ def test_what_the_user_gives_stays(tmp_path: Path) -> None:
     assert rates(given) == GENTLE | changed
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--finetune", '{"opt": "muon", "lr": 0.005}'],
+        ["--finetune={opt: muon, lr: 0.005}"],
+        ["--finetune", "stage.yaml"],
+        ["--config", "whole.yaml"],
+    ],
+)
+def test_a_stage_given_as_one_value_stays(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("stage.yaml").write_text("{opt: muon, lr: 0.005}\n")
+    Path("whole.yaml").write_text("finetune: stage.yaml\n")
+    assert rates([*NAMED, *given]) == GENTLE | {"finetune": ("muon", 5e-3)}
+
+
+def test_a_part_of_a_stage_leaves_the_rest_gentle() -> None:
+    assert rates([*NAMED, "--finetune", "{epochs: 3}"]) == GENTLE
+
+
 def test_a_resumed_run_keeps_what_it_began_with(tmp_path: Path) -> None:
-    values = tmp_path / "config.yaml"
-    values.write_text("model: deit_small_patch16_224\nfinetune: {opt: muon, lr: 0.005}\n")
-    assert read_values(values).finetune.opt == "muon"
-    assert read_values(values).dense.opt == SweepConfig().dense.opt
+    begun = parse([*NAMED, "--storage", str(tmp_path), "--finetune.opt", "muon"]).config
+    RunFolder.create(replace(begun, name="net"), "net")
+    resumed = resumed_config(parse(["--resume", "net", "--storage", str(tmp_path)]))
+    assert (resumed.finetune, resumed.dense) == (begun.finetune, begun.dense)
+    assert resumed.finetune.opt == "muon" != resumed.dense.opt

@@ -103,6 +103,8 @@ def test_a_probe_trains_the_classifier_alone_with_a_rate_of_its_own(saved: Path)
     ]
     assert recipe_for(job(saved, "probe"), ALL).lr == ALL.transfer.probe_lr
     assert recipe_for(job(saved, "finetune"), ALL).lr == ALL.transfer.lr
+    gentle = replace(ALL, transfer=replace(ALL.transfer, lr=1e-4))
+    assert recipe_for(job(saved, "scratch"), gentle).lr == gentle.transfer.scratch_lr == 1e-3
 
 
 def test_from_scratch_nothing_but_the_architecture_is_taken(saved: Path) -> None:
