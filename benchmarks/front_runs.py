@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from begun_runs import is_begun
 from fashion import console
 from front_points import Course, Point
@@ -28,7 +27,8 @@ from slim.evaluation import top1
 from slim.files import write_text_atomic
 from slim.seeds import seed_alike
 from slim.sharing import random_budgets
-from sweeps.config import SweepConfig, from_dict, resolved
+from sweeps.cli import read_values
+from sweeps.config import SweepConfig, resolved
 from sweeps.judged_networks import JudgedNetworks
 from sweeps.space import DENSE, smallest_budget
 from sweeps.trial import keeps_outputs
@@ -181,8 +181,7 @@ class Work:
     """
 
     def __init__(self, setting: Setting, folder: Path) -> None:
-        values = yaml.safe_load((folder / "config.yaml").read_text())
-        self.config: SweepConfig = from_dict(SweepConfig, values)
+        self.config = read_values(folder / "config.yaml")
         self.folder, self.task = folder, setting.task()
         self.dense_point = setting.dense_point(self.config.seed)
         self.dense = self.dense_point.gmacs
