@@ -6,15 +6,17 @@
 On the data, dense models and searches of front_quality.py, in whose folder it goes on. Fresh dense
 models are trained for `--dense-epochs`; networks of three budgets are extracted from the default's
 search, repaired and fine-tuned as the default does, with another optimizer or learning rate alone.
-Val decides, so its top-1 is told. Whatever is finished is not done again.
+Val decides, so its top-1 is told. `--epochs` and `--networks` are those of that run. Whatever is
+finished is not done again.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 from fashion import console, show
+from front_points import Point
 from front_runs import DEFAULT, Run
 from front_setting import (
     Setting,
@@ -30,14 +32,13 @@ from small_vit import mean_and_error
 import slim
 from slim.distillation import distill_from
 from slim.repair import repair_towards
-from sweeps.config import DenseConfig, FinetuneConfig, SweepConfig, VitConfig
+from sweeps.config import DenseConfig, FinetuneConfig, SweepConfig
 from sweeps.dense import make_dense
 from sweeps.untrained import calibration_for
 
 RATES = {"muon": (2e-2, 1e-2, 5e-3, 2e-3), "adamw": (5e-3, 2e-3, 1e-3)}
 ARMS = tuple((opt, lr) for opt, rates in RATES.items() for lr in rates)
 BUDGETS = ((0.5, 0.15, 0.1), (0.75, 0.4, 0.35), (1.0, 0.8, 0.8))
-DENSE = "dense"
 
 
 def main() -> None:
@@ -46,26 +47,31 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     setting = setting_of(options)
+    if setting.recall("dense_epochs") is None:
+        raise SystemExit(f"{setting.folder} has no dense models; run front_quality.py in it first")
+    recipes = {"dense": asdict(DenseConfig()), "finetune": asdict(FinetuneConfig())}
+    setting.hold("optimizers", {"data": setting.data, "budgets": BUDGETS} | recipes)
     each = [(setting, *arm, seed) for arm in ARMS for seed in setting.seeds]
-    run_jobs(setting, [(train_dense, *arm, options.dense_epochs) for arm in each])
-    run_jobs(setting, [(tune, *arm, options.networks) for arm in each])
+    fresh = [(train_fresh, *arm, options.dense_epochs) for arm in each]
+    tuned = [(fine_tune, *arm, options.networks) for arm in each]
+    run_jobs(setting, [job for job in fresh if not _fresh_point(*job[1:]).is_file()])
+    run_jobs(setting, [job for job in tuned if len(_tuned_points(*job[1:-1])) < len(BUDGETS)])
     frame = pd.DataFrame(_row(*arm) for arm in each)
     means = mean_and_error(frame, "optimizer")
     console.print(f"{setting.data}, dense for {options.dense_epochs} epochs; on {machine()}")
     show("Top-1 on val by (tokens, MHSA, MLP); mean and standard error over seeds", means)
 
 
-def train_dense(setting: Setting, opt: str, lr: float, seed: int, epochs: int) -> None:
-    """Train a fresh dense model of a seed."""
+def train_fresh(setting: Setting, opt: str, lr: float, seed: int, epochs: int) -> None:
+    """Train a dense model of a seed from fresh weights."""
     torch.manual_seed(seed)
-    vit = make_dense(SweepConfig(data=setting.data, vit=VitConfig()), setting.task())
+    vit = make_dense(SweepConfig(data=setting.data), setting.task())
     recipe = replace(DenseConfig(), epochs=epochs, opt=opt, lr=lr).recipe()
-    path = _folder(setting, DENSE, opt, lr, seed) / f"{epochs}.json"
-    if not path.is_file():
-        train_point(setting, seed, vit, path, setting.dense_point(seed).gmacs, recipe)
+    path = _fresh_point(setting, opt, lr, seed, epochs)
+    train_point(setting, seed, vit, path, setting.dense_point(seed).gmacs, recipe)
 
 
-def tune(setting: Setting, opt: str, lr: float, seed: int, networks: int) -> None:
+def fine_tune(setting: Setting, opt: str, lr: float, seed: int, networks: int) -> None:
     """Fine-tune the networks of all budgets, cut from the search of the default's run."""
     run = setting.folder / Run(DEFAULT, seed, networks).name
     checkpoint, dense = slim.MaskCheckpoint.load(run / "search"), setting.dense(seed)
@@ -87,11 +93,19 @@ def tune(setting: Setting, opt: str, lr: float, seed: int, networks: int) -> Non
 def _row(setting: Setting, opt: str, lr: float, seed: int) -> dict[str, object]:
     """What a seed gave with one optimizer."""
     row: dict[str, object] = {"optimizer": f"{opt} {lr:g}", "seed": seed}
-    for point in read_points(_folder(setting, DENSE, opt, lr, seed)):
+    for point in read_points(_folder(setting, "dense", opt, lr, seed)):
         row[f"dense, {point.epochs} epochs"] = point.val_top1
-    for point in read_points(_folder(setting, "tuned", opt, lr, seed)):
+    for point in _tuned_points(setting, opt, lr, seed):
         row[str(BUDGETS[point.network])] = point.val_top1
     return row
+
+
+def _fresh_point(setting: Setting, opt: str, lr: float, seed: int, epochs: int) -> Path:
+    return _folder(setting, "dense", opt, lr, seed) / f"{epochs}.json"
+
+
+def _tuned_points(setting: Setting, opt: str, lr: float, seed: int) -> tuple[Point, ...]:
+    return read_points(_folder(setting, "tuned", opt, lr, seed))
 
 
 def _folder(setting: Setting, stage: str, opt: str, lr: float, seed: int) -> Path:
