@@ -58,7 +58,8 @@ $(VENV)/.installed-services: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,services]'
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
-# Resolve the newest versions that pyproject.toml admits, in an environment of their own.
+# Resolve the newest versions that pyproject.toml admits, in an environment of their own. Run it with an early
+# Python 3.11 (Debian 12 has 3.11.2): some packages ask for a later patch release, and pins must install with any.
 constraints:
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
 	build/constraints/bin/pip install --quiet '.[test,pictures,services,ui,benchmarks]'
