@@ -7,6 +7,7 @@ has measured them here.
 
 from collections.abc import Set
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -40,7 +41,8 @@ def suited(config: SweepConfig, given: Set[str]) -> SweepConfig:
 
 def is_pretrained(config: SweepConfig) -> bool:
     """Whether it names one of timm's models whose weights are loaded, from a file or the hub."""
-    if config.model == "vit" or not timm.is_model(config.model):
+    if config.model == "vit" or Path(config.model).is_dir():
         return False
-    known = timm.get_pretrained_cfg(config.model)
-    return config.weights is not None or bool(config.pretrained and known and known.has_weights)
+    return config.weights is not None or (
+        config.pretrained and timm.is_model_pretrained(config.model)
+    )
