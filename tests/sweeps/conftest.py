@@ -14,7 +14,7 @@ SMALL = [
     *("--data", "digits", "--tasks", "mnist", "--cluster", "local"),
     *("--vit.img_size", "8", "--vit.patch_size", "2", "--vit.embed_dim", "32"),
     *("--vit.depth", "3", "--vit.num_heads", "2"),
-    *("--dense.epochs", "4", "--search.epochs", "1", "--search.score", "taylor"),
+    *("--dense.epochs", "10", "--search.epochs", "1", "--search.score", "taylor"),
     *("--method", "share", "--share.epochs", "1", "--finetune.epochs", "1"),
     *("--judge.budgets", "12", "--judge.batch", "4", "--judge.extra_trials", "0"),
     *("--transfer.epochs", "1", "--space.uniform", "[0.5]"),
