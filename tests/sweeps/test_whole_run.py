@@ -283,7 +283,8 @@ def test_the_configuration_is_enough_to_run_it_again(sweep: FinishedSweep) -> No
 
 
 def test_the_terminal_shows_stages_front_and_the_mlflow_line(sweep: FinishedSweep) -> None:
-    for words in ("dense: epoch 10/10", "search: epoch 1/1", "judge: 12/12", "sweep: trial", "left"):
+    stages = ("dense: epoch 10/10", "search: epoch 1/1", "judge: 12/12", "sweep: trial")
+    for words in (*stages, "left"):
         assert words in sweep.output
     assert "Pareto front" in sweep.output
     assert f"mlflow ui --backend-store-uri {sweep.tracking_uri}" in sweep.output
