@@ -93,6 +93,8 @@ def _checked(
 
 def _named(argument: str, following: str) -> set[str]:
     """The dotted names of the values that an argument gives, the next one being its value."""
+    if not argument.startswith("--"):
+        return set()
     option, equals, value = argument.partition("=")
     name = option.lstrip("-").replace("-", "_")
     return _names(

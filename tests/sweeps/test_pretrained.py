@@ -81,3 +81,7 @@ def test_a_resumed_run_keeps_what_it_began_with(tmp_path: Path) -> None:
     resumed = resumed_config(parse(["--resume", "net", "--storage", str(tmp_path)]))
     assert (resumed.finetune, resumed.dense) == (begun.finetune, begun.dense)
     assert resumed.finetune.opt == "muon" != resumed.dense.opt
+
+
+def test_the_name_of_a_method_is_not_a_stage_that_is_given() -> None:
+    assert rates([*NAMED, "--method", "share"]) == GENTLE
