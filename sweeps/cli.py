@@ -55,7 +55,7 @@ def parse(arguments: list[str]) -> Command:
     values, config, given = _checked(parser, arguments)
     resume = values.resume
     compare = tuple(values.compare or ())
-    for name in (config.name, resume, values.report, *compare):
+    for name in (config.name, config.searched, resume, values.report, *compare):
         check_name(name)
     known = frozenset(given & flatten(config.to_dict()).keys())
     config = suited(absolute_paths(resolved(config)), known)

@@ -299,6 +299,9 @@ class SweepConfig:
             given; a saved network is trained as a fresh one.
         pretrained: Load timm's pretrained weights of a named model from its hub.
         weights: Local file (safetensors or state dict) with a named model's weights.
+        searched: Name of a run in the same storage whose data, dense model and search are taken
+            instead of a search of its own, and its shared weights where both have the method
+            `share`.
         cluster: `auto` joins the Ray cluster that the environment names or that `ray start` runs
             here, else starts one; `local` always starts one; anything else is an address.
         method: `judge` judges many budgets on the searched weights, repaired but not trained,
@@ -350,6 +353,7 @@ class SweepConfig:
     model: str = "vit"
     pretrained: bool = True
     weights: str | None = None
+    searched: str | None = None
     cluster: str = "auto"
     method: Literal["judge", "share", "retrain"] = "judge"
     trials: PositiveInt = 18

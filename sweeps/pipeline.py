@@ -1,6 +1,7 @@
 """The whole run: its stages in their order, each given what those before it found."""
 
 import contextlib
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 import slim
 from slim.storage import is_out_of_space
 from slim.tasks import Task
+from slim.training import Epoch
 from sweeps.broadcast import broadcast
 from sweeps.cli import Command
 from sweeps.cluster import Resources, connect, expected_concurrency
@@ -26,6 +28,7 @@ from sweeps.progress import Progress, print_end
 from sweeps.publishing import publish_front, publish_models, publish_reports, register_models
 from sweeps.repeat_stage import publish_repeats, repeat_stage
 from sweeps.run_folder import RunFolder, remove
+from sweeps.searched import check_images, stages_taken, with_search_of
 from sweeps.session import Session
 from sweeps.sharing import share_weights
 from sweeps.space import BudgetSpace
@@ -54,8 +57,10 @@ def execute(command: Command) -> int:
         InterruptedRun: If the user stopped it.
         StoppedRun: If a service or a disk failed for good.
     """
-    config = resumed_config(command) if command.resume else command.config
+    config = resumed_config(command) if command.resume else with_search_of(command)
     config, task, transfers, model = check_inputs(config)
+    if not command.resume:
+        check_images(config, task)
     if command.dry_run:
         plan = _plan(config, task, transfers, model, expected_concurrency(config), probe=True)
         print(plan.to_json() if command.dry_run == "json" else plan.to_text())
@@ -196,14 +201,23 @@ def _stages(session: Session, task: Task) -> list[TrialRow]:
 
 
 def _searched(session: Session, task: Task) -> tuple[slim.MaskCheckpoint, TrialJob]:
-    """Train the dense model, its masks and, where weights are shared, these; broadcast them."""
+    """Train the dense model, its masks and, where weights are shared, these, or take them from
+    another run; broadcast them."""
     config, folder = session.config, session.folder
-    folders = (folder.dense, folder.search, folder.shared)
-    training_stage(session, "dense", train_dense, dense_epochs(config), folders[:1])
-    training_stage(session, "search", search_masks, config.search.epochs, folders[:2])
     shared_epochs = int(config.share.epochs or 0)
-    if shared_epochs:
-        training_stage(session, "share", share_weights, shared_epochs, folders)
+    folders = (folder.dense, folder.search, folder.shared)
+    stages: list[tuple[str, Callable[..., Iterator[Epoch]], int]] = [
+        ("dense", train_dense, dense_epochs(config)),
+        ("search", search_masks, config.search.epochs),
+        *([("share", share_weights, shared_epochs)] if shared_epochs else []),
+    ]
+    taken = stages_taken(config)
+    for number, (name, train, epochs) in enumerate(stages):
+        if name in taken:
+            copy, source = taken[name]
+            training_stage(session, name, copy, 0, (source, folders[number]))
+        else:
+            training_stage(session, name, train, epochs, folders[: number + 1])
     checkpoint = slim.MaskCheckpoint.load(folder.shared if shared_epochs else folder.search)
     dense, preprocessing = slim.load(folder.dense), saved_preprocessing(folder.dense)
     shared = broadcast(checkpoint, dense, task, preprocessing)

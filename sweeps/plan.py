@@ -12,6 +12,7 @@ from slim.spec import read_spec
 from slim.tasks import Preprocessing, Task
 from slim.training import Training
 from sweeps.config import SweepConfig, dense_epochs
+from sweeps.searched import stages_taken
 from sweeps.space import DENSE, BudgetSpace, mean_share, stand_in_scores
 from sweeps.transfer import transfer_methods
 from sweeps.trial import keeps_outputs
@@ -60,6 +61,7 @@ class Plan:
 
     data: str
     model: str
+    searched: str | None
     dense_gmacs: float
     dense_params_m: float
     trials: int
@@ -78,6 +80,7 @@ class Plan:
         lines = [
             f"data {self.data}, model {self.model}: dense {self.dense_gmacs:.4g} GMACs, "
             f"{self.dense_params_m:.4g} M parameters",
+            *([f"dense model and search of run {self.searched}"] if self.searched else []),
             *([f"{self.judged} budgets judged"] if self.judged else []),
             f"{self.trials} trials, {self.concurrency} at a time"
             + ("; they start from the judged front" if self.judged else ""),
@@ -124,7 +127,7 @@ def make_plan(
     gmacs = dense.macs / 1e9
     train, val, test = (task.size(split) for split in ("train", "val", "test"))
     share = mean_share(space)
-    kept = keeps_outputs(config, task)
+    kept, taken = keeps_outputs(config, task), stages_taken(config)
     judged = int(config.judge.budgets or 0)
     by_network, by_dense = images_before_training(config, model, task)
     untrained = gmacs * (share * by_network + by_dense)
@@ -156,13 +159,14 @@ def make_plan(
             name, jobs, epochs, units, _seconds(units, jobs, concurrency, images_per_gmac_second)
         )
         for name, jobs, epochs, units in work
-        if units
+        if units and name not in taken
     )
     times = [stage.seconds for stage in stages]
     budgets = list(enumerate(space.uniform if judged else space.uniform[: config.trials]))
     return Plan(
         data=task.name,
         model=config.model,
+        searched=config.searched,
         dense_gmacs=gmacs,
         dense_params_m=dense.params / 1e6,
         trials=config.trials,

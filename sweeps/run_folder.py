@@ -154,6 +154,11 @@ class RunFolder:
         return self.path / "state"
 
     @property
+    def progress(self) -> Path:
+        """What `remember` kept."""
+        return self.state / "progress.json"
+
+    @property
     def outputs(self) -> Path:
         """The dense model's outputs, while trials follow them."""
         return self.state / "outputs"
@@ -185,7 +190,7 @@ class RunFolder:
         """Keep a JSON value for a later session of this run."""
         self.state.mkdir(exist_ok=True)
         known = self.recall_all() | {key: value}
-        write_text_atomic(self.state / "progress.json", json.dumps(known, indent=1) + "\n")
+        write_text_atomic(self.progress, json.dumps(known, indent=1) + "\n")
         self.keep()
 
     def recall(self, key: str, default: Any = None) -> Any:
@@ -194,10 +199,9 @@ class RunFolder:
 
     def recall_all(self) -> dict[str, Any]:
         """Everything that `remember` kept."""
-        path = self.state / "progress.json"
-        if not path.is_file():
+        if not self.progress.is_file():
             return {}
-        known: dict[str, Any] = json.loads(path.read_text())
+        known: dict[str, Any] = json.loads(self.progress.read_text())
         return known
 
 

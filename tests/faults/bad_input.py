@@ -117,6 +117,7 @@ CASES: dict[str, Callable[[], list[str]]] = {
     "a name of markup": lambda: ["--name", "<script>"],
     "a name that is taken": taken_name,
     "a run that never was": lambda: ["--resume", "never-ran"],
+    "the search of a run that never was": lambda: ["--searched", "never-ran"],
     "a run whose values are no YAML": lambda: damaged_run("trials: ["),
     "a run whose values are out of range": lambda: damaged_run("trials: -1\n"),
     "a run of a newer release": lambda: damaged_run("trials: 2\nwarp: 9\n"),
