@@ -28,6 +28,10 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     shutil.rmtree(working_folder(STORAGE), ignore_errors=True)
 
 
+def body(bucket, name: str) -> bytes:
+    return bucket.Object(f"some/runs/{name}").get()["Body"].read()
+
+
 def files(bucket) -> set[str]:
     below = "some/runs/far/"
     kept = {entry.key for entry in bucket.objects.filter(Prefix=below)}
@@ -35,8 +39,7 @@ def files(bucket) -> set[str]:
 
 
 def trials(bucket) -> pd.DataFrame:
-    table = bucket.Object("some/runs/far/trials.csv").get()["Body"].read()
-    return pd.read_csv(BytesIO(table))
+    return pd.read_csv(BytesIO(body(bucket, "far/trials.csv")))
 
 
 def test_a_run_in_a_bucket_is_whole_and_goes_on_elsewhere(bucket, tmp_path: Path) -> None:
@@ -60,3 +63,14 @@ def test_a_run_in_a_bucket_is_whole_and_goes_on_elsewhere(bucket, tmp_path: Path
     assert trials(bucket)["state"].tolist() == ["COMPLETE"] * 3
     assert "models/2/model.safetensors" in files(bucket)
     assert not any(name.startswith(("state/trials", "state/outputs")) for name in files(bucket))
+
+
+def test_a_search_in_a_bucket_is_taken_elsewhere(bucket, tmp_path: Path) -> None:
+    arguments = ["--storage", STORAGE, "--tasks", "none", "--trials", "1", "--judge.budgets", "2"]
+    run_sweep_process(tmp_path, *SMALL, *arguments, "--dense.epochs", "1", "--name", "far")
+    shutil.rmtree(working_folder(STORAGE))  # as on another machine
+    taking = ["--searched", "far", "--name", "again", "--method", "share", "--cluster", "local"]
+    run_sweep_process(tmp_path, *taking, *arguments, "--finetune.epochs", "1")
+    for part in ("dense/model", "search/checkpoint", "shared/checkpoint"):
+        ours, theirs = (body(bucket, f"{run}/{part}.safetensors") for run in ("again", "far"))
+        assert ours == theirs
