@@ -300,8 +300,8 @@ class SweepConfig:
         pretrained: Load timm's pretrained weights of a named model from its hub.
         weights: Local file (safetensors or state dict) with a named model's weights.
         searched: Name of a run in the same storage whose data, dense model and search are taken
-            instead of a search of its own, and its shared weights where both have the method
-            `share`.
+            instead of a search of its own; with the method `share` its shared weights too, if
+            they were trained by the same values for all budgets of the space.
         cluster: `auto` joins the Ray cluster that the environment names or that `ray start` runs
             here, else starts one; `local` always starts one; anything else is an address.
         method: `judge` judges many budgets on the searched weights, repaired but not trained,

@@ -17,6 +17,7 @@ from sweeps.config import SweepConfig, dense_epochs, flatten
 from sweeps.dense import make_dense
 from sweeps.errors import InputError
 from sweeps.run_folder import RunFolder
+from sweeps.searched import searched_model, stages_taken
 from sweeps.space import (
     DIMENSIONS,
     BudgetSpace,
@@ -50,17 +51,21 @@ def check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], nn
         raise InputError(f"--data: {error}") from error
     transfers = transfer_tasks(config)
     transfer_methods(config)
-    model = make_dense(config, task, weights=False)
+    if config.searched:
+        model = searched_model(config, task)
+    else:
+        model = make_dense(config, task, weights=False)
     _check_method(config)
     _check_img_size(config, model)
     config = replace(config, space=space_for(config.space, read_spec(model)))
     _check_budgets(config, model)
     if (config.search.token_mask, config.search.score) == ("tanh", "taylor"):
         raise InputError("--search.score taylor needs --search.token_mask log, not tanh")
+    taken = stages_taken(config)
     for name in ("dense", "search", "share", "finetune", "transfer"):
         options = getattr(config, name)
         epochs = dense_epochs(config) if name == "dense" else options.epochs
-        if not epochs:
+        if not epochs or name in taken:
             continue
         workers = 1 if name == "transfer" else config.workers_per_trial
         if options.batch_size % workers:

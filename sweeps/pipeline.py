@@ -28,7 +28,7 @@ from sweeps.progress import Progress, print_end
 from sweeps.publishing import publish_front, publish_models, publish_reports, register_models
 from sweeps.repeat_stage import publish_repeats, repeat_stage
 from sweeps.run_folder import RunFolder, remove
-from sweeps.searched import check_images, stages_taken, with_search_of
+from sweeps.searched import stages_taken, take_search, taken_stage, with_search_of
 from sweeps.session import Session
 from sweeps.sharing import share_weights
 from sweeps.space import BudgetSpace
@@ -59,8 +59,6 @@ def execute(command: Command) -> int:
     """
     config = resumed_config(command) if command.resume else with_search_of(command)
     config, task, transfers, model = check_inputs(config)
-    if not command.resume:
-        check_images(config, task)
     if command.dry_run:
         plan = _plan(config, task, transfers, model, expected_concurrency(config), probe=True)
         print(plan.to_json() if command.dry_run == "json" else plan.to_text())
@@ -76,6 +74,7 @@ def execute(command: Command) -> int:
     with folder.alone():
         folder.remove_drafts()
         try:
+            take_search(config, folder)
             with connect(config) as resources:
                 tracker = Tracker(config.tracking_uri, folder.path)
                 run = Run(config, folder, tracker, resources, task, transfers)
@@ -176,7 +175,7 @@ class Run:
 def _stages(session: Session, task: Task) -> list[TrialRow]:
     """Every stage that is not done; all trials, as they stand at the end."""
     config, folder, tracker = session.config, session.folder, session.tracker
-    checkpoint, job = _searched(session, task)
+    checkpoint, job = _ranked(session, task)
     space = BudgetSpace(config, checkpoint.spec, checkpoint.ranking)
     judged = judging_stage(session, job, JudgedStudy(folder.journal, config, space))
     study = BudgetStudy(folder.journal, config, space, judged)
@@ -200,7 +199,7 @@ def _stages(session: Session, task: Task) -> list[TrialRow]:
     return rows
 
 
-def _searched(session: Session, task: Task) -> tuple[slim.MaskCheckpoint, TrialJob]:
+def _ranked(session: Session, task: Task) -> tuple[slim.MaskCheckpoint, TrialJob]:
     """Train the dense model, its masks and, where weights are shared, these, or take them from
     another run; broadcast them."""
     config, folder = session.config, session.folder
@@ -214,8 +213,8 @@ def _searched(session: Session, task: Task) -> tuple[slim.MaskCheckpoint, TrialJ
     taken = stages_taken(config)
     for number, (name, train, epochs) in enumerate(stages):
         if name in taken:
-            copy, source = taken[name]
-            training_stage(session, name, copy, 0, (source, folders[number]))
+            tags = {"searched": str(config.searched)}
+            training_stage(session, name, taken_stage, 0, folders[number : number + 1], tags)
         else:
             training_stage(session, name, train, epochs, folders[: number + 1])
     checkpoint = slim.MaskCheckpoint.load(folder.shared if shared_epochs else folder.search)

@@ -61,7 +61,7 @@ class Plan:
 
     data: str
     model: str
-    searched: str | None
+    taken: tuple[str, ...]
     dense_gmacs: float
     dense_params_m: float
     trials: int
@@ -80,7 +80,7 @@ class Plan:
         lines = [
             f"data {self.data}, model {self.model}: dense {self.dense_gmacs:.4g} GMACs, "
             f"{self.dense_params_m:.4g} M parameters",
-            *([f"dense model and search of run {self.searched}"] if self.searched else []),
+            *([f"taken from another run: {', '.join(self.taken)}"] if self.taken else []),
             *([f"{self.judged} budgets judged"] if self.judged else []),
             f"{self.trials} trials, {self.concurrency} at a time"
             + ("; they start from the judged front" if self.judged else ""),
@@ -166,7 +166,7 @@ def make_plan(
     return Plan(
         data=task.name,
         model=config.model,
-        searched=config.searched,
+        taken=taken,
         dense_gmacs=gmacs,
         dense_params_m=dense.params / 1e6,
         trials=config.trials,

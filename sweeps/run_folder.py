@@ -68,8 +68,9 @@ class RunFolder:
         """
         folder = cls(storage, name)
         folder.mirror.check()
-        parts = (folder.config_file, folder.dense, folder.search, folder.shared, folder.state)
-        folder.mirror.fetch(*parts)
+        if not folder.is_worked_on():  # whose files are newer than those in the bucket
+            parts = (folder.config_file, folder.dense, folder.search, folder.shared, folder.state)
+            folder.mirror.fetch(*parts)
         if not folder.config_file.is_file():
             raise InputError(f"there is no run {name} in {storage}; check the name and --storage")
         return folder
@@ -87,7 +88,7 @@ class RunFolder:
             InputError: If another process does.
         """
         self.state.mkdir(exist_ok=True)
-        with (self.state / "lock").open("w") as lock:
+        with self.lock.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -95,6 +96,17 @@ class RunFolder:
             except OSError:  # a file system without locks
                 pass
             yield
+
+    def is_worked_on(self) -> bool:
+        """Whether a process of this machine works on the run."""
+        try:
+            with self.lock.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # it has never begun here, or a file system without locks
+            pass
+        return False
 
     def remove_drafts(self) -> None:
         """Remove what a killed process left half written."""
@@ -157,6 +169,11 @@ class RunFolder:
     def progress(self) -> Path:
         """What `remember` kept."""
         return self.state / "progress.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the process that works on the run."""
+        return self.state / "lock"
 
     @property
     def outputs(self) -> Path:

@@ -1,16 +1,18 @@
 """A sweep that begins with another run's search, so that one search serves many sweeps.
 
-The other run's dense model and mask checkpoint, and its shared weights where both share, are
-copied in place of the stages that would make them: what was begun so needs the other run no more.
+The other run's dense model and mask checkpoint, and its shared weights where they suit, are copied
+before anything trains: what was begun so needs the other run no more.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from torch import nn
+
 import slim
-from slim.processes import Processes
+from slim.masks import as_timm
 from slim.serving import load_about
 from slim.tasks import Task
 from slim.training import Epoch
@@ -19,11 +21,11 @@ from sweeps.config import SweepConfig, flatten
 from sweeps.errors import InputError
 from sweeps.pretrained import suited
 from sweeps.run_folder import RunFolder
-
-Copy = Callable[[SweepConfig, Task, Path, Path, Path], Iterator[Epoch]]
+from sweeps.space import DIMENSIONS
 
 # What a search depends on, but for its seed: those of the run that searched are taken.
 _OF_A_SEARCH = ("data", "model", "pretrained", "weights", "vit", "dense", "search")
+_TAKEN = "taken"
 
 
 def with_search_of(command: Command) -> SweepConfig:
@@ -37,70 +39,106 @@ def with_search_of(command: Command) -> SweepConfig:
     if name is None:
         return asked
     other = RunFolder.open(asked.storage, name)
-    stored = other.read_config()
-    shares = bool(asked.share.epochs and stored.share.epochs)
-    if not other.recall("share_done" if shares else "search_done"):
+    if not other.search.is_dir():
         raise InputError(
-            f"--searched {name}: that run has not finished its "
-            f"{'weight sharing' if shares else 'search'}; go on with --resume {name} first"
+            f"--searched {name}: that run has not finished its search; go on with "
+            f"--resume {name} first"
         )
-    groups = (*_OF_A_SEARCH, "share") if shares else _OF_A_SEARCH
+    stored = other.read_config()
     before, now = flatten(stored.to_dict()), flatten(asked.to_dict())
-    taken = {key for key in before if key.partition(".")[0] in groups}
+    taken = {key for key in before if key.partition(".")[0] in _OF_A_SEARCH}
     changed = [key for key in sorted(command.given & taken) if now[key] != before[key]]
     if changed:
         shown = "; ".join(f"{key} was {before[key]!r}, is {now[key]!r}" for key in changed)
-        raise InputError(f"--searched {name}: that run began with other values: {shown}")
-    config = replace(asked, **{group: getattr(stored, group) for group in groups})
+        raise InputError(
+            f"--searched {name}: that run began with other values: {shown}; leave them out, or "
+            "--searched"
+        )
+    config = replace(asked, **{group: getattr(stored, group) for group in _OF_A_SEARCH})
+    if config.share.epochs and stored.share.epochs:  # as it shared, where nothing else is given
+        shared = {k: v for k, v in asdict(stored.share).items() if _share(k) not in command.given}
+        config = replace(config, share=replace(config.share, **shared))
+        taken |= {_share(key) for key in shared}
     return suited(config, command.given | taken)
 
 
-def check_images(config: SweepConfig, task: Task) -> None:
-    """Refuse a search on other images than the task has now.
+def searched_model(config: SweepConfig, task: Task) -> nn.Module:
+    """The dense model that a sweep takes from another run.
 
     Raises:
-        InputError: If the data changed since the other run trained on it.
+        InputError: If it is damaged, or the task has other images now than it was trained on.
     """
-    if config.searched is None:
-        return
-    seen = load_about(RunFolder(config.storage, config.searched).dense).get("data")
+    folder = _own(config).dense if _own(config).recall(_TAKEN) else _other(config).dense
+    try:
+        model, seen = as_timm(slim.load(folder)), load_about(folder).get("data")
+    except slim.FileFormatError as error:
+        raise InputError(f"--searched {config.searched}: {error}") from error
     if seen != json.loads(json.dumps(task.fingerprint())):
         raise InputError(
             f"--searched {config.searched}: data {config.data} has other images than that run "
             "began with; leave --searched out"
         )
+    return model
 
 
-def stages_taken(config: SweepConfig) -> dict[str, tuple[Copy, Path]]:
-    """By stage that is another run's: what copies what it made, and the folder with that."""
+def stages_taken(config: SweepConfig) -> tuple[str, ...]:
+    """The stages that another run went through for this one; decided when a run begins.
+
+    Shared weights are taken where both runs share by the same values, and the other one for all
+    budgets of this space.
+    """
     if config.searched is None:
-        return {}
-    other = RunFolder(config.storage, config.searched)
-    other.mirror.fetch(other.progress)
-    taken: dict[str, tuple[Copy, Path]] = {
-        "dense": (copy_network, other.dense),
-        "search": (copy_checkpoint, other.search),
-    }
-    if config.share.epochs and other.recall("share_done"):
-        taken["share"] = (copy_checkpoint, other.shared)
-    return taken
+        return ()
+    taken = _own(config).recall(_TAKEN)
+    if taken is not None:
+        return tuple(taken)
+    other = _other(config)
+    stored = other.read_config()
+    lows = [f"{name}_min" for name in DIMENSIONS]
+    within = all(getattr(config.space, low) >= getattr(stored.space, low) for low in lows)
+    alike = bool(config.share.epochs) and config.share == stored.share
+    shared = ("share",) if within and alike and other.shared.is_dir() else ()
+    return ("dense", "search", *shared)
 
 
-def copy_network(
-    config: SweepConfig, task: Task, source: Path, folder: Path, state: Path
-) -> Iterator[Epoch]:
-    """Save a network again, with all that is kept beside it; yields one `Epoch` of number 0."""
-    about = load_about(source)
-    if not Processes.current().rank:
-        slim.save(slim.load(source), folder, about)
-    yield Epoch(0, float("nan"), about["val_top1"], 0.0)
+def take_search(config: SweepConfig, folder: RunFolder) -> None:
+    """Copy what another run made into a run's folder, unless that is done or there is none.
+
+    Raises:
+        InputError: If it is damaged or gone.
+    """
+    if config.searched is None or folder.recall(_TAKEN) is not None:
+        return
+    taken, other = stages_taken(config), _other(config)
+    checkpoints = [(other.search, folder.search), (other.shared, folder.shared)]
+    try:
+        about = load_about(other.dense)
+        about.pop("test_top1", None)  # this run looks at test when it comes to its end
+        slim.save(slim.load(other.dense), folder.dense, about)
+        for source, copy in checkpoints[: len(taken) - 1]:
+            slim.MaskCheckpoint.load(source).save(copy)
+    except slim.FileFormatError as error:
+        raise InputError(f"--searched {config.searched}: {error}") from error
+    folder.mirror.keep(folder.dense, folder.search, folder.shared)
+    folder.remember(_TAKEN, taken)
 
 
-def copy_checkpoint(
-    config: SweepConfig, task: Task, source: Path, folder: Path, state: Path
-) -> Iterator[Epoch]:
-    """Save a mask checkpoint again; yields one `Epoch` of number 0."""
-    checkpoint = slim.MaskCheckpoint.load(source)
-    if not Processes.current().rank:
-        checkpoint.save(folder)
-    yield Epoch(0, float("nan"), checkpoint.metrics["val_top1"], 0.0)
+def taken_stage(config: SweepConfig, task: Task, folder: Path, state: Path) -> Iterator[Epoch]:
+    """The stage whose result was copied into a folder: an `Epoch` of number 0 tells its worth."""
+    dense = folder.name == "dense"
+    known = load_about(folder) if dense else slim.MaskCheckpoint.load(folder).metrics
+    yield Epoch(0, float("nan"), known["val_top1"], 0.0)
+
+
+def _share(key: str) -> str:
+    return f"share.{key}"
+
+
+def _own(config: SweepConfig) -> RunFolder:
+    """The run's folder; one without a name yet is none of those that are there."""
+    return RunFolder(config.storage, config.name or ".unnamed")
+
+
+def _other(config: SweepConfig) -> RunFolder:
+    """The folder of the run that searched."""
+    return RunFolder.open(config.storage, str(config.searched))

@@ -1,7 +1,7 @@
 """The stages that train one network each: the dense model, the search, weight sharing."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import slim
@@ -18,6 +18,7 @@ def training_stage(
     function: Callable[..., Iterator[Epoch]],
     epochs: int,
     folders: tuple[Path, ...],
+    tags: Mapping[str, str] | None = None,
 ) -> None:
     """Train one network as a task of its own, unless it is done.
 
@@ -27,6 +28,7 @@ def training_stage(
         function: Trains, given the configuration, the task, the folders and a file for its state.
         epochs: How many it trains.
         folders: Those it reads, and last the one it writes.
+        tags: Of its run in MLflow, beside the usual ones.
 
     Raises:
         InterruptedRun: If the user stopped it.
@@ -37,7 +39,7 @@ def training_stage(
         session.progress.skip(name)
         return
     session.progress.begin(name)
-    run, started = tracker.child(name, name), time.monotonic()
+    run, started = tracker.child(name, name, tags), time.monotonic()
     tracker.reopen(run)  # an interrupted one is taken up again
     arguments = (session.config, session.task_reference, *folders, folder.state / f"{name}.pt")
     trained = stream(
@@ -71,5 +73,6 @@ def _follow(session: Session, name: str, run: str, trained: Iterator[Epoch], epo
         session.tracker.metrics(run, {"val_top1": epoch.val_top1}, step=epoch.epoch)
         if epoch.epoch:
             session.tracker.metrics(run, {"loss": epoch.loss}, step=epoch.epoch)
-        detail = f"epoch {epoch.epoch}/{epochs}, val top-1 {epoch.val_top1:.2f} %"
+        count = f"epoch {epoch.epoch}/{epochs}, " if epochs else ""
+        detail = f"{count}val top-1 {epoch.val_top1:.2f} %"
         session.progress.advance(name, epoch.epoch / epochs if epochs else 1.0, detail)

@@ -13,7 +13,7 @@ from sweeps.stopping import StopRequest
 from sweeps.study import BudgetStudy
 from sweeps.tracking import KILLED, Tracker
 from sweeps.trials import FAILED
-from tests.sweeps.searched import searched_checkpoint
+from tests.sweeps.small_checkpoint import searched_checkpoint
 from tests.sweeps.test_study import CONFIG, begun, row
 
 

@@ -69,8 +69,9 @@ def test_a_search_in_a_bucket_is_taken_elsewhere(bucket, tmp_path: Path) -> None
     arguments = ["--storage", STORAGE, "--tasks", "none", "--trials", "1", "--judge.budgets", "2"]
     run_sweep_process(tmp_path, *SMALL, *arguments, "--dense.epochs", "1", "--name", "far")
     shutil.rmtree(working_folder(STORAGE))  # as on another machine
-    taking = ["--searched", "far", "--name", "again", "--method", "share", "--cluster", "local"]
-    run_sweep_process(tmp_path, *taking, *arguments, "--finetune.epochs", "1")
+    taking = ["--searched", "far", "--name", "again", "--method", "share", "--seed", "1"]
+    local = ["--cluster", "local", "--finetune.epochs", "1"]
+    run_sweep_process(tmp_path, *taking, *arguments, *local)
     for part in ("dense/model", "search/checkpoint", "shared/checkpoint"):
         ours, theirs = (body(bucket, f"{run}/{part}.safetensors") for run in ("again", "far"))
         assert ours == theirs

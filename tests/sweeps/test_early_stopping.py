@@ -13,7 +13,7 @@ from sweeps.config import SweepConfig, resolved
 from sweeps.early_stopping import Outcome, ParetoHalving, promoted, rungs
 from sweeps.judged import JudgedStudy
 from sweeps.study import BudgetStudy
-from tests.sweeps.searched import space_of
+from tests.sweeps.small_checkpoint import space_of
 
 
 def ranks(peers: dict[int, Outcome]) -> dict[int, int]:

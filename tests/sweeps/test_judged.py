@@ -15,7 +15,7 @@ from sweeps.judged import JudgedRow, JudgedStudy
 from sweeps.judging import Batches
 from sweeps.proposals import propose
 from sweeps.space import DENSE
-from tests.sweeps.searched import space_of
+from tests.sweeps.small_checkpoint import space_of
 
 CONFIG = resolved(SweepConfig(seed=5))
 CONFIG = replace(CONFIG, judge=replace(CONFIG.judge, budgets=40, batch=8))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.config import SweepConfig
 from sweeps.errors import InputError
 from sweeps.mirror import Mirror, working_folder
+from sweeps.run_folder import RunFolder
 from tests.sweeps.buckets import s3_server
 
 
@@ -88,3 +90,18 @@ def test_a_folder_is_worked_with_where_it_is(tmp_path: Path) -> None:
     mirror.keep(tmp_path)
     mirror.fetch(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_a_run_that_goes_on_here_leaves_its_files_as_they_are(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = RunFolder.create(SweepConfig(storage=bucket), "run")
+    with folder.alone():
+        write(folder.journal, "one")
+        folder.keep()
+        write(folder.journal, "one, two")
+        RunFolder.open(bucket, "run")
+        assert folder.journal.read_text() == "one, two"
+    RunFolder.open(bucket, "run")
+    assert folder.journal.read_text() == "one"

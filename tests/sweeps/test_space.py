@@ -13,7 +13,7 @@ from slim.spec import read_spec
 from sweeps.config import SpaceConfig, SweepConfig
 from sweeps.errors import InputError
 from sweeps.space import DENSE, DIMENSIONS, space_for, target_gmacs
-from tests.sweeps.searched import searched_checkpoint, space_of
+from tests.sweeps.small_checkpoint import searched_checkpoint, space_of
 
 FREE = space_of(SweepConfig())
 DENSE_GMACS = FREE.cost(DENSE).macs / 1e9

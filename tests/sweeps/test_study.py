@@ -12,7 +12,7 @@ from sweeps.front import most_gain_first, pareto_front
 from sweeps.judged import JudgedStudy
 from sweeps.study import BudgetStudy, Proposal
 from sweeps.trials import COMPLETE, FAILED, PRUNED, TrialRow
-from tests.sweeps.searched import space_of
+from tests.sweeps.small_checkpoint import space_of
 from tests.sweeps.test_judged import judge
 
 CONFIG = resolved(
