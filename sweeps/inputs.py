@@ -17,13 +17,12 @@ from sweeps.config import SweepConfig, dense_epochs, flatten
 from sweeps.dense import make_dense
 from sweeps.errors import InputError
 from sweeps.run_folder import RunFolder
-from sweeps.searched import searched_model, stages_taken
+from sweeps.searched import known_scores, searched_model, stages_taken
 from sweeps.space import (
     DIMENSIONS,
     BudgetSpace,
     smallest_budget,
     space_for,
-    stand_in_scores,
     uniform_budgets,
 )
 from sweeps.transfer import transfer_methods, transfer_tasks
@@ -121,7 +120,7 @@ def _check_budgets(config: SweepConfig, model: nn.Module) -> None:
             select(spec, alike, budget)
         except slim.BudgetError as error:
             raise InputError(f"--space: {error}") from error
-    BudgetSpace(config, spec, stand_in_scores(spec)).check()
+    BudgetSpace(config, spec, known_scores(config, spec)).check()
 
 
 def _check_batch(stage: str, batch_size: int, task: Task) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -67,10 +68,9 @@ def execute(command: Command) -> int:
     if command.resume and folder.recall("finished_trials") == config.trials:
         print(f"run {folder.name} is finished; its files are in {folder.path}")
         return DONE
-    if command.resume:
-        folder.write_config(config)  # a raised number of trials is that of later resumes too
-    else:
+    if not command.resume:
         folder = RunFolder.create(config, folder.name)
+        config = replace(config, name=folder.name)
     with folder.alone():
         folder.remove_drafts()
         try:
@@ -79,10 +79,11 @@ def execute(command: Command) -> int:
                 tracker = Tracker(config.tracking_uri, folder.path)
                 run = Run(config, folder, tracker, resources, task, transfers)
                 plan = _plan(config, task, transfers, model, resources.concurrency, False)
+                folder.write_config(config)  # a raised number of trials is that of later resumes
                 return run.to_end(plan)
         except InputError:
             if not command.resume:
-                folder.discard()  # nothing was begun
+                folder.discard()
             raise
 
 
@@ -176,7 +177,7 @@ def _stages(session: Session, task: Task) -> list[TrialRow]:
     """Every stage that is not done; all trials, as they stand at the end."""
     config, folder, tracker = session.config, session.folder, session.tracker
     checkpoint, job = _ranked(session, task)
-    space = BudgetSpace(config, checkpoint.spec, checkpoint.ranking)
+    space = _searched_space(config, checkpoint, folder.name)
     judged = judging_stage(session, job, JudgedStudy(folder.journal, config, space))
     study = BudgetStudy(folder.journal, config, space, judged)
     sweep_stage(session, job, study, checkpoint)
@@ -197,6 +198,20 @@ def _stages(session: Session, task: Task) -> list[TrialRow]:
         register_models(tracker, folder, front, checkpoint)
     publish_reports(tracker, folder, config.tracking_uri)
     return rows
+
+
+def _searched_space(
+    config: SweepConfig, checkpoint: slim.MaskCheckpoint, name: str
+) -> BudgetSpace:
+    """Where budgets lie, now that the ranking is known: the smallest network may cost more."""
+    space = BudgetSpace(config, checkpoint.spec, checkpoint.ranking)
+    try:
+        space.check()
+    except InputError as error:
+        raise InputError(
+            f"{error}; what run {name} searched is kept: --searched {name} begins another with it"
+        ) from error
+    return space
 
 
 def _ranked(session: Session, task: Task) -> tuple[slim.MaskCheckpoint, TrialJob]:

@@ -12,8 +12,8 @@ from slim.spec import read_spec
 from slim.tasks import Preprocessing, Task
 from slim.training import Training
 from sweeps.config import SweepConfig, dense_epochs
-from sweeps.searched import stages_taken
-from sweeps.space import DENSE, BudgetSpace, mean_share, stand_in_scores
+from sweeps.searched import known_scores, stages_taken
+from sweeps.space import DENSE, BudgetSpace, mean_share
 from sweeps.transfer import transfer_methods
 from sweeps.trial import keeps_outputs
 from sweeps.untrained import images_before_training
@@ -122,7 +122,8 @@ def make_plan(
         concurrency: Trials in flight.
         images_per_gmac_second: Speed of one worker as GMACs x images a second; None for no times.
     """
-    space = BudgetSpace(config, read_spec(model), stand_in_scores(read_spec(model)))
+    spec = read_spec(model)
+    space = BudgetSpace(config, spec, known_scores(config, spec))
     dense = space.cost(DENSE)
     gmacs = dense.macs / 1e9
     train, val, test = (task.size(split) for split in ("train", "val", "test"))

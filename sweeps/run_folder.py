@@ -126,7 +126,9 @@ class RunFolder:
         self.kept = began - CLOCK_SECONDS
 
     def discard(self) -> None:
-        """Remove a folder in which nothing was begun."""
+        """Remove a folder in which nothing was made, not even the dense model."""
+        if self.recall("dense_done"):
+            return
         shutil.rmtree(self.path, ignore_errors=True)
         self.mirror.drop(self.path)
 

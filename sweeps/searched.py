@@ -13,7 +13,9 @@ from torch import nn
 
 import slim
 from slim.masks import as_timm
+from slim.ranking import Scores
 from slim.serving import load_about
+from slim.spec import ModelSpec
 from slim.tasks import Task
 from slim.training import Epoch
 from sweeps.cli import Command
@@ -21,7 +23,7 @@ from sweeps.config import SweepConfig, flatten
 from sweeps.errors import InputError
 from sweeps.pretrained import suited
 from sweeps.run_folder import RunFolder
-from sweeps.space import DIMENSIONS
+from sweeps.space import DIMENSIONS, stand_in_scores
 
 # What a search depends on, but for its seed: those of the run that searched are taken.
 _OF_A_SEARCH = ("data", "model", "pretrained", "weights", "vit", "dense", "search")
@@ -68,7 +70,7 @@ def searched_model(config: SweepConfig, task: Task) -> nn.Module:
     Raises:
         InputError: If it is damaged, or the task has other images now than it was trained on.
     """
-    folder = _own(config).dense if _own(config).recall(_TAKEN) else _other(config).dense
+    folder = _source(config).dense
     try:
         model, seen = as_timm(slim.load(folder)), load_about(folder).get("data")
     except slim.FileFormatError as error:
@@ -79,6 +81,13 @@ def searched_model(config: SweepConfig, task: Task) -> nn.Module:
             "began with; leave --searched out"
         )
     return model
+
+
+def known_scores(config: SweepConfig, spec: ModelSpec) -> Scores:
+    """What ranks before a run's own search: another run's, or stand-ins."""
+    if config.searched is None:
+        return stand_in_scores(spec)
+    return slim.MaskCheckpoint.load(_source(config).search).ranking
 
 
 def stages_taken(config: SweepConfig) -> tuple[str, ...]:
@@ -132,6 +141,12 @@ def taken_stage(config: SweepConfig, task: Task, folder: Path, state: Path) -> I
 
 def _share(key: str) -> str:
     return f"share.{key}"
+
+
+def _source(config: SweepConfig) -> RunFolder:
+    """The folder that has what is taken: the run's own, once it has."""
+    own = _own(config)
+    return own if own.recall(_TAKEN) else _other(config)
 
 
 def _own(config: SweepConfig) -> RunFolder:
