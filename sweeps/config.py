@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     Fraction: TypeAlias = float
     Share: TypeAlias = float
     Seed: TypeAlias = int
+    Reduction: TypeAlias = int
 else:
     Fraction = restricted_number_type("Fraction", float, [(">", 0), ("<=", 1)])
     Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**31)])
+    Reduction = restricted_number_type("Reduction", int, [("==", 0), (">=", 2)], join="or")
 
 FRESH_EPOCHS = 20
 
@@ -220,7 +222,8 @@ class FinetuneConfig(TrainConfig):
         repair_images: Training images for the closed-form repair of judged networks, and of
             trained ones before their training, 0 for none.
         reduction: Early stopping: of the trials that come to a rung (epochs / reduction, epochs /
-            reduction^2, ...) one of so many goes on, by non-dominated rank; 0 for no stopping.
+            reduction^2, ...) one of so many goes on, at least 2, by non-dominated rank; 0 for no
+            stopping.
         distillation: Share of the loss that follows the dense model's soft outputs.
         temperature: Divides the logits before the soft outputs.
     """
@@ -231,7 +234,7 @@ class FinetuneConfig(TrainConfig):
     weight_decay: NonNegativeFloat = 0.02
     warmup_epochs: NonNegativeFloat = 0.2
     repair_images: NonNegativeInt = 1024
-    reduction: NonNegativeInt = 0
+    reduction: Reduction = 0
     distillation: ClosedUnitInterval = 0.9
     temperature: PositiveFloat = 2.0
 
@@ -270,8 +273,8 @@ class SpaceConfig:
         mhsa_min: Smallest MHSA budget; the largest is 1.
         mlp_min: Smallest MLP budget; the largest is 1.
         uniform: Budgets judged first (tried first, where none are judged), each for all
-            dimensions alike, after the dense one; a dimension whose smallest budget is 1 stays
-            whole.
+            dimensions alike, after the dense one; where that is below a dimension's smallest
+            budget, this one.
     """
 
     dimensions: str = "tokens,mhsa,mlp"

@@ -13,7 +13,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from sweeps.study import BudgetStudy
+from sweeps.study import BudgetStudy, RungOutcome
 
 Outcome = tuple[float, float]  # val top-1, GMACs
 
@@ -22,7 +22,9 @@ class ParetoHalving(FIFOScheduler):
     """Stops a trial that is not among the best `1 / reduction` of those that came to its rung.
 
     The dense trial, and the cheapest and the dearest of a rung, always go on: they are the ends of
-    the front. What trials had at a rung stands in the study, so a resumed sweep goes on from it.
+    the front. What trials had at a rung, and what came of it, stands in the study, so a resumed
+    sweep goes on from it; what a trial had at a rung that a killed driver or worker did not tell
+    of is compared at its next report.
 
     Args:
         study: Where rungs are written down.
@@ -35,7 +37,7 @@ class ParetoHalving(FIFOScheduler):
         super().__init__()
         self.study, self.reduction = study, reduction
         self.rungs = rungs(epochs, reduction)
-        self.stopped: dict[int, str] = {}
+        self.stopped: dict[int, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing travels with Tune's own state: a resumed sweep makes this anew."""
@@ -45,15 +47,32 @@ class ParetoHalving(FIFOScheduler):
         self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
     ) -> str:
         """Decide at a rung whether the trial goes on."""
-        number, epoch = int(trial.config["number"]), int(result["epochs"])
-        if epoch not in self.rungs:
-            return TrialScheduler.CONTINUE
-        self.study.note_rung(number, epoch, float(result["val_top1"]), float(result["gmacs"]))
-        peers = self.study.rung(epoch)
-        if number in promoted(peers, self.reduction):
-            return TrialScheduler.CONTINUE
-        self.stopped[number] = f"not among the best 1/{self.reduction} after {epoch} epochs"
-        return TrialScheduler.STOP
+        number = int(trial.config["number"])
+        for rung in self.rungs:
+            if not self._goes_on(number, rung, result):
+                self.stopped[number] = rung
+                return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+    def reason(self, number: int) -> str:
+        """Why a trial was stopped; empty if it was not."""
+        if number not in self.stopped:
+            return ""
+        return f"not among the best 1/{self.reduction} after {self.stopped[number]} epochs"
+
+    def _goes_on(self, number: int, rung: int, result: dict[str, Any]) -> bool:
+        """Whether a rung lets a trial go on, or it has not come there."""
+        reached = self.study.rung(rung)
+        if number in reached:
+            return reached[number].goes_on
+        course = result.get("curve", ())
+        if len(course) < rung:
+            return True
+        outcome = (float(course[rung - 1]), float(result["gmacs"]))
+        peers = {n: (one.val_top1, one.gmacs) for n, one in reached.items()} | {number: outcome}
+        goes_on = number in promoted(peers, self.reduction)
+        self.study.note_rung(number, rung, RungOutcome(*outcome, goes_on))
+        return goes_on
 
 
 def rungs(epochs: int, reduction: int) -> tuple[int, ...]:

@@ -105,9 +105,10 @@ class JudgedStudy:
         wanted = min(int(self.options.budgets or 0) - len(known), self.options.batch)
         seen = {self.space.identity(one.budget) for one in known}
         batch: list[Budget] = []
-        asked = self._asked(known)
+        asked = enumerate(self._asked(known), len(known))
         while len(batch) < wanted and (proposed := next(asked, None)) is not None:
-            budget = self.space.fit(proposed, len(known) + len(batch))
+            turn, budget = proposed  # one that gives nothing new is lost to its target
+            budget = self.space.fit(budget, turn)
             identity = self.space.identity(budget)
             if identity not in seen:
                 seen.add(identity)

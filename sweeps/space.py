@@ -145,10 +145,10 @@ def smallest_budget(space: SpaceConfig) -> Budget:
 
 
 def uniform_budgets(space: SpaceConfig) -> list[Budget]:
-    """The dense budget, then those alike in every dimension that is cut."""
+    """The dense budget, then those alike in every dimension as far as the space lets them."""
     lows = _shares(smallest_budget(space))
-    alike = [Budget(*(1.0 if low == 1 else float(s) for low in lows)) for s in space.uniform]
-    return [DENSE, *alike]
+    alike = [Budget(*(max(low, float(share)) for low in lows)) for share in space.uniform]
+    return list(dict.fromkeys([DENSE, *alike]))
 
 
 def target_gmacs(config: SweepConfig) -> list[float]:

@@ -1,10 +1,10 @@
 """The study of trained budgets: Optuna picks them; its journal is the one truth on trials."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -21,7 +21,9 @@ from sweeps.space import DENSE, DIMENSIONS, BudgetSpace
 from sweeps.trials import PRUNED, TrialRow
 
 FEWEST_PAIRS = 5  # fewer trained budgets say nothing of a rank correlation
-_TRIES = 20
+_TRIES = 20  # of the sampler to find a network that was not tried
+_LAST_TRIES = 256  # by chance, before the space counts as exhausted
+_EXHAUSTED = "exhausted"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,14 @@ class Proposal:
 
     number: int
     budget: Budget
+
+
+class RungOutcome(NamedTuple):
+    """What a trial had at a rung of early stopping, and whether it went on."""
+
+    val_top1: float
+    gmacs: float
+    goes_on: bool = True
 
 
 class BudgetStudy:
@@ -54,13 +64,17 @@ class BudgetStudy:
         for trial in self._frozen(TrialState.RUNNING, TrialState.WAITING):
             finish_asking(self.study, trial)
         self._interrupted = self.running()
+        self._exhausted = bool(self.study.user_attrs.get(_EXHAUSTED))
 
     def remaining(self) -> int:
         """Trials still to run, interrupted ones counted."""
         return self.planned() - len(self.rows())
 
     def planned(self) -> int:
-        """Trials of the run: more than asked once these show that judging misled."""
+        """Trials of the run: more than asked once these show that judging misled; fewer where the
+        space has no other networks."""
+        if self._exhausted:
+            return len(self._frozen())
         if self._ended() < self.trials:
             return self.trials
         tau = self.rank_correlation()
@@ -70,7 +84,8 @@ class BudgetStudy:
 
     def may_grow(self) -> bool:
         """Whether trials may still be added when those that run have ended."""
-        return bool(self.options.extra_trials) and self._ended() < self.trials
+        may = bool(self.options.extra_trials) and not self._exhausted
+        return may and self._ended() < self.trials
 
     def rank_correlation(self) -> float | None:
         """Kendall's tau between judged and trained accuracy of the COMPLETE trials asked for.
@@ -91,7 +106,8 @@ class BudgetStudy:
         return None if math.isnan(tau) else tau
 
     def ask(self) -> Proposal | None:
-        """The next budget: an interrupted trial's first, None when the number is reached."""
+        """The next budget: an interrupted trial's first, None when the number is reached, or
+        no network is left that was not tried."""
         if self._interrupted:
             number = self._interrupted.pop(0)
             return Proposal(number, self.readings.budget(self._one(number)))
@@ -99,7 +115,11 @@ class BudgetStudy:
         number = len(trials)
         if number >= self.planned():
             return None
-        budget = self.first[number] if number < len(self.first) else self._sampled(trials)
+        budget = self._first_untried(trials) or self._sampled(trials)
+        if budget is None:
+            self.study.set_user_attr(_EXHAUSTED, True)
+            self._exhausted = True
+            return None
         self.study.enqueue_trial(_params(budget))
         whole: dict[str, BaseDistribution] = dict.fromkeys(DIMENSIONS, FloatDistribution(0.0, 1.0))
         trial = self.study.ask(whole)
@@ -116,15 +136,15 @@ class BudgetStudy:
         state = TrialState.PRUNED if row.state == PRUNED else TrialState.FAIL
         self.study.tell(row.trial, state=state)
 
-    def note_rung(self, number: int, rung: int, val_top1: float, gmacs: float) -> None:
-        """Write down what a trial had at a rung of early stopping."""
-        self._write(number, {f"rung {rung}": [val_top1, gmacs]})
+    def note_rung(self, number: int, rung: int, outcome: RungOutcome) -> None:
+        """Write down what a trial had at a rung of early stopping, and what came of it."""
+        self._write(number, {f"rung {rung}": list(outcome)})
 
-    def rung(self, rung: int) -> dict[int, tuple[float, float]]:
-        """Accuracy and GMACs, by number, of the trials that came to a rung; failed ones left."""
+    def rung(self, rung: int) -> dict[int, RungOutcome]:
+        """By number, of the trials that came to a rung; failed ones left out."""
         kept = self._frozen(TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
         key = f"rung {rung}"
-        return {t.number: tuple(t.user_attrs[key]) for t in kept if key in t.user_attrs}
+        return {t.number: RungOutcome(*t.user_attrs[key]) for t in kept if key in t.user_attrs}
 
     def rows(self) -> list[TrialRow]:
         """The finished trials, by number; test accuracies stand elsewhere."""
@@ -141,22 +161,34 @@ class BudgetStudy:
     def _ended(self) -> int:
         return len(self._frozen(*STATES))
 
-    def _sampled(self, trials: list[FrozenTrial]) -> Budget:
-        """The sampler's budget, a network not tried before if it finds one.
+    def _first_untried(self, trials: list[FrozenTrial]) -> Budget | None:
+        """Of what is trained before the sampler decides, the next; None when all are tried."""
+        tried = self.readings.networks(trials)
+        left = (budget for budget in self.first if self.space.identity(budget) not in tried)
+        return next(left, None)
+
+    def _sampled(self, trials: list[FrozenTrial]) -> Budget | None:
+        """The sampler's budget, a network not tried before; None if there seems to be none.
 
         It knows the judged budgets, raised by what training gave on the average; where they
-        turned out to mislead it knows the trained ones alone.
+        turned out to mislead it knows the trained ones alone. A target cost for which it finds
+        nothing new loses its turn.
         """
-        number, known = len(trials), self._known(trials)
         tried = self.readings.networks(trials)
-        budget = DENSE
-        for attempt in range(_TRIES):
-            seed = seed_for(self.seed, number * _TRIES + attempt)
-            (asked,) = propose(known, self.space.smallest, self.options.sampler, seed)
-            budget = self.space.fit(asked, number)
+        for turn, asked in enumerate(self._asked(trials), len(trials)):
+            budget = self.space.fit(asked, turn)
             if self.space.identity(budget) not in tried:
-                break
-        return budget
+                return budget
+        return None
+
+    def _asked(self, trials: list[FrozenTrial]) -> Iterator[Budget]:
+        """Budgets as they come: one after the other from the sampler, then by chance."""
+        known, first = self._known(trials), len(trials) * _TRIES
+        for attempt in range(_TRIES):
+            seed = seed_for(self.seed, first + attempt)
+            yield from propose(known, self.space.smallest, self.options.sampler, seed)
+        seed = seed_for(self.seed, first)
+        yield from propose([], self.space.smallest, "random", seed, _LAST_TRIES)
 
     def _known(self, trials: list[FrozenTrial]) -> list[Observation]:
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
@@ -208,7 +240,7 @@ def first_budgets(config: SweepConfig, space: BudgetSpace, judged: JudgedStudy) 
     """
     front = judged.front()
     if not front:
-        fitted = [space.fit(budget, n) for n, budget in enumerate(space.uniform[1:])]
+        fitted = [space.fit(budget, n) for n, budget in enumerate(space.uniform[1:], 1)]
         return _each_once([DENSE, *fitted], space)[: config.trials]
     start = 1 + math.ceil(config.judge.start * (config.trials - 1))
     chance, most = 100 / space.spec.num_classes, space.cost(DENSE).macs / 1e9

@@ -34,11 +34,13 @@ def sweep_stage(
     watch = _watch(session, study, epochs)
     recorder = Recorder(study, tracker, folder, checkpoint, epochs, stopper, watch, session.stop)
     recorder.reconcile()
-    if study.remaining() <= 0:
+    if study.remaining() > 0:
+        session.progress.begin("sweep")
+        sweep_budgets(job, study, recorder, stopper, session.resources, folder, config.verbose)
+    else:
         session.progress.skip("sweep")
-        return
-    session.progress.begin("sweep")
-    sweep_budgets(job, study, recorder, stopper, session.resources, folder, config.verbose)
+    if (trained := len(study.rows())) < config.trials:
+        session.progress.note(f"{trained} trials: there seem to be no other networks in the space")
     tau = study.rank_correlation()
     if tau is not None:
         tracker.metrics(tracker.parent, {"kendall_tau": tau})

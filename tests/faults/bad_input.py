@@ -108,6 +108,7 @@ CASES: dict[str, Callable[[], list[str]]] = {
     "a word for a number": lambda: ["--trials", "many"],
     "no trials": lambda: ["--trials", "0"],
     "a budget of 0": lambda: ["--space.mhsa_min", "0"],
+    "early stopping that lets all go on": lambda: ["--finetune.reduction", "1"],
     "a budget above 1": lambda: ["--space.uniform", "[0.5, 1.5]"],
     "a name with a separator": lambda: ["--name", "a/b"],
     "a name that leads up": lambda: ["--name", ".."],

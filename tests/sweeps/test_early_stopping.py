@@ -71,24 +71,51 @@ def test_rungs_lie_before_the_last_epoch(
     assert rungs(epochs, reduction) == expected
 
 
+CONFIG = resolved(SweepConfig(method="retrain", trials=6))
+RESULTS = {0: (90.0, 1.0), 1: (80.0, 0.5), 2: (60.0, 0.2), 3: (70.0, 0.6), 4: (79.0, 0.55)}
+
+
+def stopper_of(journal: Path) -> ParetoHalving:
+    """Of a session that begins: rungs after 1 and 2 of 4 epochs."""
+    space = space_of(CONFIG)
+    study = BudgetStudy(journal, CONFIG, space, JudgedStudy(journal, CONFIG, space))
+    while len(study.running()) < CONFIG.trials:
+        study.ask()
+    return ParetoHalving(study, epochs=4, reduction=2)
+
+
+def report(stopper: ParetoHalving, number: int, epochs: int) -> bool:
+    """Whether a trial goes on that has so many epochs and the same accuracy after each."""
+    top1, gmacs = RESULTS[number]
+    trial = Trial("x", stub=True, config={"number": number})
+    result = {"epochs": epochs, "val_top1": top1, "gmacs": gmacs}
+    course = {"curve": [top1] * epochs} if epochs else {}
+    decided = stopper.on_trial_result(None, trial, result | course)  # type: ignore[arg-type]
+    assert (number in stopper.stopped) == (decided == TrialScheduler.STOP)
+    return decided == TrialScheduler.CONTINUE
+
+
 def test_a_resumed_sweep_compares_with_what_was_at_the_rung_before(tmp_path: Path) -> None:
-    config = resolved(SweepConfig(method="retrain", trials=6))
-    space = space_of(config)
+    journal = tmp_path / "journal"
+    for number in RESULTS:
+        assert report(stopper_of(journal), number, 0)
+    assert [n for n in RESULTS if not report(stopper_of(journal), n, 1)] == [3, 4]
 
-    def study() -> BudgetStudy:
-        judged = JudgedStudy(tmp_path / "journal", config, space)
-        return BudgetStudy(tmp_path / "journal", config, space, judged)
 
-    first = study()
-    for _ in range(6):
-        first.ask()
-    results = {0: (90.0, 1.0), 1: (80.0, 0.5), 2: (60.0, 0.2), 3: (70.0, 0.6), 4: (79.0, 0.55)}
-    decided = {}
-    for number, (top1, gmacs) in results.items():
-        stopper = ParetoHalving(study(), epochs=4, reduction=2)
-        trial = Trial("x", stub=True, config={"number": number})
-        result = {"epochs": 1, "val_top1": top1, "gmacs": gmacs}
-        assert stopper.on_trial_result(None, trial, result | {"epochs": 3}) == "CONTINUE"  # type: ignore[arg-type]
-        decided[number] = stopper.on_trial_result(None, trial, result)  # type: ignore[arg-type]
-        assert (number in stopper.stopped) == (decided[number] == TrialScheduler.STOP)
-    assert [n for n, decision in decided.items() if decision == TrialScheduler.STOP] == [3, 4]
+def test_what_a_killed_sweep_did_not_hear_of_or_not_act_on_is_decided_when_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    journal = tmp_path / "journal"
+    for number in (0, 1, 2):
+        assert report(stopper_of(journal), number, 1)
+    unheard = stopper_of(journal)
+    assert report(unheard, 3, 0)
+    assert not report(unheard, 3, 2)  # of its first epoch nobody was told
+    assert unheard.stopped == {3: 1}
+    assert unheard.reason(3) == "not among the best 1/2 after 1 epochs"
+    assert not report(stopper_of(journal), 4, 1)
+    not_acted_on = stopper_of(journal)
+    assert not report(not_acted_on, 4, 0)
+    assert not_acted_on.stopped == {4: 1}
+    assert report(stopper_of(journal), 1, 0)
+    assert report(stopper_of(journal), 1, 1)  # nothing is decided twice, whoever came meanwhile

@@ -163,6 +163,18 @@ def test_a_space_with_few_networks_is_exhausted_instead_of_judged_twice(tmp_path
     assert len(identities) == len(study.rows()) == 48 - round(0.9 * 48) + 1
 
 
+def test_a_target_with_nothing_new_leaves_its_turns_to_the_others(tmp_path: Path) -> None:
+    space = space_of(CONFIG)
+    smallest, dense = (space.cost(budget).macs / 1e9 for budget in (space.smallest, DENSE))
+    targets = f"{1.02 * smallest},{0.5 * dense}"
+    options = replace(CONFIG.judge, sampler="random", budgets=60)
+    config = replace(CONFIG, target_gmacs=targets, judge=options)
+    rows = judge(tmp_path, config).rows()
+    few = [row for row in rows if row.gmacs <= 1.02 * smallest]
+    assert len(rows) == 60
+    assert 0 < len(few) < 10
+
+
 def test_a_network_too_slow_is_judged_but_not_on_the_front(tmp_path: Path) -> None:
     limit = 5 * space_of(CONFIG).cost(DENSE).macs / 1e9  # half the dense model's
     limited = replace(CONFIG, max_latency_ms=limit)

@@ -72,6 +72,18 @@ def between(start: Budget, end: Budget, share: float) -> Budget:
     return Budget(*(min(1.0, low + share * (high - low)) for low, high in ways))
 
 
+def test_uniform_budgets_stay_in_the_space_and_come_once() -> None:
+    space = space_of(SweepConfig(space=SpaceConfig(tokens_min=0.5, mhsa_min=0.4, mlp_min=0.05)))
+    expected = [(0.75, 0.75, 0.75), (0.6, 0.6, 0.6), (0.5, 0.45, 0.45), (0.5, 0.4, 0.3)]
+    assert space.uniform == [DENSE, *(Budget(*shares) for shares in expected)]
+    narrow = SpaceConfig(tokens_min=0.7, mhsa_min=0.7, mlp_min=1.0)
+    assert space_of(SweepConfig(space=narrow)).uniform == [
+        DENSE,
+        Budget(0.75, 0.75, 1.0),
+        Budget(0.7, 0.7, 1.0),
+    ]
+
+
 def test_budgets_of_one_identity_are_one_network() -> None:
     checkpoint = searched_checkpoint()
     near, far = Budget(0.5, 0.5, 0.5001), Budget(0.5, 0.5, 0.55)

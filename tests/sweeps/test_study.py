@@ -150,6 +150,39 @@ def test_the_sweep_starts_from_the_judged_front_and_the_sampler_goes_on(tmp_path
     assert len({study.space.identity(budget) for budget in budgets}) == 8
 
 
+def test_trials_added_later_take_the_judged_networks_that_are_left(tmp_path: Path) -> None:
+    judge(tmp_path, JUDGING)
+    few = run(begun(tmp_path / "journal", JUDGING))
+    study = begun(tmp_path / "journal", replace(JUDGING, trials=14))
+    more = run(study)
+    assert len(study.first) > 8
+    assert few[:6] == study.first[:6]
+    tried = networks(study, few)
+    left = [one for one in study.first[6:] if study.space.identity(one) not in tried]
+    assert more[: len(left)] == left
+    assert len(networks(study, few + more)) == 14
+
+
+def networks(study: BudgetStudy, budgets: list[Budget]) -> set[tuple[int, ...]]:
+    return {study.space.identity(budget) for budget in budgets}
+
+
+def test_each_network_of_a_small_space_is_trained_once_and_then_the_sweep_ends(
+    tmp_path: Path,
+) -> None:
+    dense = space_of(CONFIG).cost(Budget()).macs / 1e9
+    small = replace(CONFIG.space, tokens_min=1.0, mlp_min=1.0)
+    config = replace(CONFIG, space=small, target_gmacs=f"{0.9 * dense},{0.95 * dense}")
+    study = begun(tmp_path / "journal", config)
+    budgets = run(study)
+    assert len(networks(study, budgets)) == len(budgets) == 3
+    assert study.remaining() == 0
+    assert not study.may_grow()
+    resumed = begun(tmp_path / "journal", config)
+    assert resumed.remaining() == 0
+    assert resumed.ask() is None
+
+
 def told(study: BudgetStudy, agree: bool) -> None:
     """Train all that is asked; untrained accuracy tells the order, or the opposite of it."""
     while (proposal := study.ask()) is not None:
