@@ -82,8 +82,8 @@ class Recorder(tune.Callback):
     ) -> None:
         """Begin the trial's run, or take up the one it had before an interruption."""
         number = int(trial.config["number"])
-        budget = Budget(*(float(trial.config[name]) for name in ("tokens", "mhsa", "mlp")))
-        self.tracker.reopen(self._begin(number, budget))
+        self.tracker.reopen(self._begin(number, _budget_of(trial.config)))
+        self.folder.keep()  # where a session on another machine finds the run and the budget
         self.watch("started", number, {})
 
     def _begin(self, number: int, budget: Budget) -> str:
@@ -129,9 +129,9 @@ class Recorder(tune.Callback):
         if "failed" in result:
             self._close(trial, FAILED, result["failed"])
             return
-        stopped = self.stopper.stopped.get(number) if self.stopper else None
+        stopped = self.stopper.reason(number) if self.stopper else ""
         if reason := result.get("pruned", stopped):
-            self._close(trial, PRUNED, str(reason))
+            self._close(trial, PRUNED, reason)
             return
         if int(result.get("epochs", -1)) < self.epochs:
             self._close(trial, FAILED, "stopped before its last epoch")
@@ -197,16 +197,22 @@ class Recorder(tune.Callback):
     def _row(self, trial: Trial, state: str) -> TrialRow:
         result = trial.last_result or {}
         config = trial.config
-        budget = Budget(*(float(config[name]) for name in ("tokens", "mhsa", "mlp")))
-        row = planned_row(self.checkpoint, int(config["number"]), budget)
+        budget, number = _budget_of(config), int(config["number"])
+        row = planned_row(self.checkpoint, number, budget)
+        rung = self.stopper.stopped.get(number, 0) if self.stopper else 0
         return replace(
             row,
             state=state,
             val_top1=result.get("val_top1") if state == COMPLETE else None,
-            epochs=int(result.get("epochs", 0)),
+            epochs=max(rung, int(result.get("epochs", 0))),
             seconds=float(result.get("seconds", 0.0)),
             latency_ms=result.get("latency_ms"),
         )
+
+
+def _budget_of(config: dict[str, Any]) -> Budget:
+    """Of a proposal, as Tune hands it on."""
+    return Budget(*(float(config[name]) for name in ("tokens", "mhsa", "mlp")))
 
 
 def run_of(number: int) -> str:

@@ -66,7 +66,9 @@ class Tracker:
             ) from error
         self.outbox, self.ledger = Outbox(root / "state" / "mlflow.jsonl"), Ledger()
         self.sweep = uuid.uuid4().hex
+        self._first_session = True
         for message in self.outbox.messages():
+            self._first_session = False  # what another began may be in no outbox of this machine
             self.ledger.enter(message)
             self.sweep = message.values.get(ID_TAG, self.sweep).partition("/")[0]
         self.delivery = Delivery(self.outbox, self._send, uri)
@@ -169,7 +171,7 @@ class Tracker:
         now = int(time.time() * 1000)
         news = self.ledger.enter(Message(kind, run, now, dict(values), step))
         if news is not None:
-            if kind == "create":
+            if kind == "create" and self._first_session:
                 self._never_sent.add(run)
             self.outbox.append(news)
 

@@ -108,6 +108,24 @@ def test_whatever_was_told_last_the_next_session_tells_the_rest_once(
         assert_everything_is_told_once(tracker)
 
 
+def test_a_session_whose_outbox_is_older_than_mlflow_begins_no_run_twice(
+    uri: str, tmp_path: Path
+) -> None:
+    outbox = tmp_path / "state" / "mlflow.jsonl"
+    begun = Tracker(uri, tmp_path)
+    begun.begin("sweep")
+    begun.flush()
+    begun.close()
+    kept = outbox.read_bytes()  # of what follows the bucket has nothing
+    for _ in range(2):
+        tracker = Tracker(uri, tmp_path)
+        tell_everything(tracker, tmp_path)
+        tracker.flush()
+        tracker.close()
+        outbox.write_bytes(kept)
+    assert set(runs_of(tracker)) == {"sweep", "trial-0", "trial-1"}  # each stands once
+
+
 def test_what_was_sent_but_not_marked_as_sent_changes_nothing_when_sent_again(
     uri: str, tmp_path: Path
 ) -> None:
