@@ -39,7 +39,8 @@ def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> It
     batches, most = Batches(study), resources.concurrency
     together = max(1, int(job.config.judge.batch) // (_CALLS * most))
     jobs = (some and (*some, job) for some in batches.budgets(together))
-    for _, rows in spread(judge, jobs, most, mirror=job.mirror, **resources.trial):
+    retries, mirror = job.config.max_retries, job.mirror
+    for _, rows in spread(judge, jobs, most, retries=retries, mirror=mirror, **resources.trial):
         if isinstance(rows, BaseException):
             raise rows
         if batches.add(rows):

@@ -1,5 +1,6 @@
 """The stage that trains the networks of the front again, with other seeds."""
 
+import slim
 from sweeps.recorder import run_of
 from sweeps.repeats import RepeatRow, plan_repeats, repeat_trial, spread_of
 from sweeps.session import Session, raised
@@ -10,8 +11,10 @@ from sweeps.trials import TrialRow, write_table
 def repeat_stage(session: Session, job: TrialJob, front: list[TrialRow]) -> list[RepeatRow]:
     """Train each network of the front as often again as asked.
 
+    A training that fails by itself is noted, and the others go on.
+
     Returns:
-        A row for each training, none where none is asked for.
+        A row for each training that came to its end, none where none is asked for.
 
     Raises:
         InterruptedRun: If the user asked to stop.
@@ -23,8 +26,12 @@ def repeat_stage(session: Session, job: TrialJob, front: list[TrialRow]) -> list
     folder = session.folder.state / "repeats"
     jobs = [(row, repeat, job, folder) for row, repeat in todo]
     rows: list[RepeatRow] = []
-    for done, (_, result) in enumerate(session.spread(repeat_trial, jobs), 1):
-        rows.append(raised(result))
+    for done, (index, result) in enumerate(session.spread(repeat_trial, jobs), 1):
+        if isinstance(result, slim.SlimError) and not isinstance(result, slim.StorageError):
+            row, repeat = todo[index]  # it would come again
+            session.progress.note(f"repeat {repeat} of trial {row.trial} failed: {result}")
+        else:
+            rows.append(raised(result))
         session.progress.advance("repeats", done / len(jobs), f"training {done}/{len(jobs)}")
     return rows
 

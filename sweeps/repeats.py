@@ -57,9 +57,11 @@ def repeat_trial(row: TrialRow, repeat: int, job: TrialJob, folder: Path) -> Rep
 
 
 def spread_of(rows: list[RepeatRow]) -> dict[str, float]:
-    """Mean and standard deviation over the trainings of one budget."""
+    """Mean and, of more than one, standard deviation over the trainings of one budget."""
     figures: dict[str, float] = {}
     for name in ("val_top1", "test_top1"):
         values = [getattr(row, name) for row in rows]
-        figures |= {f"{name}_mean": fmean(values), f"{name}_std": stdev(values)}
+        figures[f"{name}_mean"] = fmean(values)
+        if len(values) > 1:
+            figures[f"{name}_std"] = stdev(values)
     return figures

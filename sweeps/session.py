@@ -61,10 +61,18 @@ class Session:
         Raises:
             InterruptedRun: If the user asked to stop.
         """
-        most, mirror = self.resources.concurrency, self.folder.mirror
-        for ended in spread(function, jobs, most, mirror=mirror, **self.resources.trial):
+        config, folder, resources = self.config, self.folder, self.resources
+        ended = spread(
+            function,
+            jobs,
+            resources.concurrency,
+            retries=config.max_retries,
+            mirror=folder.mirror,
+            **resources.trial,
+        )
+        for one in ended:
             self.end_if_asked()
-            yield ended
+            yield one
 
 
 def raised(result: Any) -> Any:

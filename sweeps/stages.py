@@ -92,25 +92,27 @@ def spread(
     jobs: Iterable[tuple[Any, ...] | None],
     most: int,
     *,
+    retries: int = 0,
     mirror: Mirror = NO_MIRROR,
     **resources: float,
 ) -> Iterator[tuple[int, Any]]:
     """Run a function once per job, at most so many at a time; files are as in `stream`.
 
-    Jobs leave nothing half-done behind: one whose worker dies is run again, at most twice.
+    Jobs leave nothing half-done behind: one whose worker dies is run again.
 
     Args:
         function: Runs on a worker.
         jobs: Its arguments, taken when there is room; None where there are none before another
             job has ended.
         most: At a time.
+        retries: How often a job is run again.
         mirror: As in `stream`.
         resources: Of each, in Ray's words.
 
     Yields:
         (index of the job, its result or the exception it raised), as they end.
     """
-    task = ray.remote(_call).options(max_retries=2, **resources)
+    task = ray.remote(_call).options(max_retries=retries, **resources)
     waiting, indices = iter(jobs), count()
     running: dict[Any, int] = {}
     while True:

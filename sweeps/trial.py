@@ -102,22 +102,22 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     untrained = repaired_top1(
         vit, receive_calibration(task, job, device), task, shared.preprocessing
     )
+    prepared = time.monotonic() - started
     latency, limit = measured_latency(vit, job.config), job.config.max_latency_ms
     if latency is not None:
         latency = processes.sums([latency], device)[0] / processes.world_size
         figures["latency_ms"] = latency
     if latency is not None and limit is not None and latency > limit and number and not repeat:
         reason = f"{latency:.4g} ms an image, more than --max-latency-ms {limit:g}"
-        yield figures | _progress(0, untrained, started) | {"pruned": reason}
+        yield figures | _progress(0, untrained, prepared) | {"pruned": reason}
         return
-    yield figures | _progress(0, untrained, started)
+    yield figures | _progress(0, untrained, prepared)
     teacher = receive_teacher(shared).to(device)
     training = fine_tuning(vit, teacher, task, job, repeat)
     state = job.states / name / "training.pt"
     for epoch in training.resumable_epochs(state, stop_requested=watch(job.stop)):
         if epoch.epoch < options.epochs:
-            course = {"curve": _curve(training)}
-            yield figures | _progress(epoch.epoch, epoch.val_top1, started) | course
+            yield figures | _course(training, prepared)
     accuracy = training.history[-1].val_top1
     about = {
         "trial": number,
@@ -130,8 +130,7 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         slim.save(training.evaluated, job.models / name, about)
     if training.accumulation > options.accumulation:
         figures["accumulation"] = training.accumulation
-    course = {"curve": _curve(training)}
-    yield figures | _progress(options.epochs, accuracy, started) | course
+    yield figures | _course(training, prepared)
 
 
 def fine_tuning(
@@ -191,11 +190,13 @@ def measured_latency(vit: nn.Module, config: SweepConfig) -> float | None:
     return slim.latency(vit).median_ms if config.max_latency_ms is not None else None
 
 
-def _curve(training: Training) -> list[float]:
-    """Top-1 on val after each epoch so far, those before an interruption too."""
-    return [epoch.val_top1 for epoch in training.history]
+def _course(training: Training, prepared: float) -> dict[str, Any]:
+    """What is known after an epoch, of those before an interruption too."""
+    curve = [epoch.val_top1 for epoch in training.history]
+    seconds = prepared + sum(epoch.seconds for epoch in training.history)
+    return _progress(len(curve), curve[-1], seconds) | {"curve": curve}
 
 
-def _progress(epochs: int, accuracy: float, started: float) -> dict[str, Any]:
+def _progress(epochs: int, accuracy: float, seconds: float) -> dict[str, Any]:
     """What changes from epoch to epoch."""
-    return {"epochs": epochs, "val_top1": accuracy, "seconds": time.monotonic() - started}
+    return {"epochs": epochs, "val_top1": accuracy, "seconds": seconds}

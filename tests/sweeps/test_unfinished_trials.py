@@ -95,9 +95,13 @@ def test_a_network_slower_than_the_limit_is_pruned_untrained(
     values = yaml.safe_load((sweep.folder / "config.yaml").read_text())
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     values |= {"name": "slow", "storage": str(tmp_path / "runs"), "tracking_uri": uri}
-    values |= {"trials": 3, "tasks": "none", "max_latency_ms": 1e-6, "repeats": 2}
+    values |= {"trials": 3, "tasks": "none", "max_latency_ms": 1e-6, "repeats": 3}
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
-    run_sweep_process(tmp_path, "--resume", "slow")
+    damaged = folder / "state" / "repeats" / "states" / "0-2" / "training.pt"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"not a training state")
+    done = run_sweep_process(tmp_path, "--resume", "slow")
+    assert "repeat 2 of trial 0 failed: " in done.stdout
     trials = pd.read_csv(folder / "trials.csv")
     assert trials.state.tolist() == ["COMPLETE", "PRUNED", "PRUNED"]
     assert (trials.latency_ms > 1e-6).all()
