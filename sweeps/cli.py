@@ -1,5 +1,6 @@
 """The command line: every value checked before anything starts."""
 
+import contextlib
 import json
 import re
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
@@ -55,11 +56,21 @@ def parse(arguments: list[str]) -> Command:
     values, config, given = _checked(parser, arguments)
     resume = values.resume
     compare = tuple(values.compare or ())
+    _one_of(resume=resume, report=values.report, compare=compare)
+    _one_of(dry_run=values.dry_run, report=values.report, compare=compare)
+    _one_of(name=config.name not in (None, resume), resume=resume)
     for name in (config.name, config.searched, resume, values.report, *compare):
         check_name(name)
     known = frozenset(given & flatten(config.to_dict()).keys())
     config = suited(absolute_paths(resolved(config)), known)
     return Command(config, resume, known, values.dry_run, values.report, compare)
+
+
+def _one_of(**given: Any) -> None:
+    """Refuse options that say different things to do."""
+    options = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if len(options) > 1:
+        raise InputError(f"{options[0]} does not go with {options[1]}; leave one out")
 
 
 def read_values(path: Path) -> SweepConfig:
@@ -77,8 +88,10 @@ def _checked(
     parser: ArgumentParser, arguments: list[str]
 ) -> tuple[Namespace, SweepConfig, set[str]]:
     """The values, as parsed and as the experiment's, and the names of those that were given."""
+    normalised, files = _normalised(arguments), _files(arguments)
     try:
-        normalised = _normalised(arguments)
+        for file in files:
+            _refuse_empty(Path(file))
         values = parser.parse_args(normalised)
         given = set().union(*map(_named, normalised, [*normalised[1:], ""]))
         for path in values.config or []:
@@ -86,7 +99,9 @@ def _checked(
         config = _instantiate(parser, values)
         _refuse_nulls(config)
     except Exception as error:  # jsonargparse and yaml raise many kinds, all about the input
-        line = _one_line(str(error)).replace('"<unicode string>"', " ".join(_files(arguments)))
+        line = _one_line(str(error)).replace('"<unicode string>"', " ".join(files))
+        if files and line.startswith("--") and line.partition(":")[0] not in _options(normalised):
+            line = f"{' '.join(files)}: {line}"
         raise InputError(line) from error
     return values, config, given
 
@@ -119,6 +134,18 @@ def _refuse_nulls(values: Any, prefix: str = "") -> None:
             _refuse_nulls(value, f"{name}.")
         elif value is None and field.default is not None:
             raise ValueError(f"--{name} null is no value; give one, or leave it out")
+
+
+def _refuse_empty(path: Path) -> None:
+    """A file of comments alone says nothing, which cannot be what was meant."""
+    with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):  # parsing tells
+        if yaml.safe_load(path.read_text()) is None:
+            raise ValueError(f"{path} holds no values; give some, or leave --config out")
+
+
+def _options(arguments: list[str]) -> set[str]:
+    """The options of a command line."""
+    return {argument.partition("=")[0] for argument in arguments}
 
 
 def _files(arguments: list[str]) -> list[str]:
@@ -220,6 +247,11 @@ def absolute_paths(config: SweepConfig) -> SweepConfig:
             "the tracking URI holds a password, which would be written to files; give it without, "
             "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
+    for option, names in (("data", [config.data]), ("tasks", config.tasks.split(","))):
+        if not all(name.strip() for name in names):
+            raise InputError(
+                f"--{option} {getattr(config, option)!r} has an empty name; leave it out"
+            )
     uri = config.tracking_uri
     scheme, _, rest = uri.partition(":///")
     if scheme == "sqlite" and rest:
@@ -266,7 +298,7 @@ def _normalised(arguments: list[str]) -> list[str]:
         name = "--space.dimensions" if name == "--space" else name
         if name.startswith("--") and "." in name:
             name = "--" + name[2:].replace("-", "_")
-        elif name.startswith("--"):
+        elif name.startswith("--") and name != "--print_config":  # jsonargparse's own
             name = name.replace("_", "-")
         changed.append(name + equals + value)
     return changed
@@ -287,7 +319,8 @@ def _one_line(message: str) -> str:
     )
     if causes:
         first = re.split(r" - Expected a <class 'NoneType'>| Given value type:", causes[1])[0]
-        line = line[: causes.start()] + first
+        value = causes[1].partition(" Given value: ")[2]
+        line = line[: causes.start()] + first.replace(": does not", f": {value} does not")
     return f"{line}; see --help"
 
 

@@ -262,6 +262,25 @@ def _health(address: str, mode: str) -> bool:
     return done.returncode == 0
 
 
+def check_shares(config: SweepConfig) -> None:
+    """Refuse shares of GPUs that no cluster can give.
+
+    Raises:
+        InputError: Says which.
+    """
+    gpus, workers = config.gpus_per_trial or 0.0, config.workers_per_trial
+    if gpus > 1 and gpus != int(gpus):
+        raise InputError(
+            f"--gpus-per-trial {gpus:g} is neither a fraction nor whole; give {int(gpus)} or "
+            f"{int(gpus) + 1}"
+        )
+    if workers > 1 and gpus != int(gpus):
+        raise InputError(
+            f"--workers-per-trial {workers} needs whole GPUs, not --gpus-per-trial {gpus:g}; give "
+            "0, 1 or more of these"
+        )
+
+
 def resources_of(config: SweepConfig) -> Resources:
     """What the cluster has, and what a trial takes of it.
 
@@ -273,13 +292,7 @@ def resources_of(config: SweepConfig) -> Resources:
     per_trial = config.gpus_per_trial
     if per_trial is None:
         per_trial = 1.0 if gpus else 0.0
-    if per_trial > 1 and per_trial != int(per_trial):
-        raise InputError(f"--gpus-per-trial {per_trial:g} is neither a fraction nor whole")
     workers = config.workers_per_trial
-    if workers > 1 and per_trial != int(per_trial):
-        raise InputError(
-            f"--workers-per-trial {workers} needs whole GPUs, not --gpus-per-trial {per_trial:g}"
-        )
     places = sum(_trials_on(node, config.cpus_per_trial, per_trial) for node in nodes)
     if places < workers:
         many = f"{workers} workers, each " if workers > 1 else ""

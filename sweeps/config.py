@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from jsonargparse.typing import (
     ClosedUnitInterval,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     restricted_number_type,
 )
@@ -21,10 +19,14 @@ if TYPE_CHECKING:
     Share: TypeAlias = float
     Seed: TypeAlias = int
     Reduction: TypeAlias = int
+    Positive: TypeAlias = float
+    NonNegative: TypeAlias = float
 else:
     Fraction = restricted_number_type("Fraction", float, [(">", 0), ("<=", 1)])
     Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**31)])
+    Positive = restricted_number_type("Positive", float, [(">", 0), ("<", float("inf"))])
+    NonNegative = restricted_number_type("NonNegative", float, [(">=", 0), ("<", float("inf"))])
     Reduction = restricted_number_type("Reduction", int, [("==", 0), (">=", 2)], join="or")
 
 FRESH_EPOCHS = 20
@@ -49,7 +51,7 @@ class VitConfig:
     embed_dim: PositiveInt = 64
     depth: PositiveInt = 6
     num_heads: PositiveInt = 4
-    mlp_ratio: PositiveFloat = 4.0
+    mlp_ratio: Positive = 4.0
     class_token: bool = False
 
 
@@ -91,16 +93,16 @@ class TrainConfig:
     epochs: NonNegativeInt = 1
     batch_size: PositiveInt = 64
     accumulation: PositiveInt = 1
-    lr: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.05
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.05
     layer_decay: Fraction = 1.0
     opt: str = "adamw"
     sched: str = "cosine"
-    warmup_epochs: NonNegativeFloat = 0.0
+    warmup_epochs: NonNegative = 0.0
     label_smoothing: Share = 0.0
-    mixup: NonNegativeFloat = 0.0
-    cutmix: NonNegativeFloat = 0.0
-    clip_grad: NonNegativeFloat = 1.0
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    clip_grad: NonNegative = 1.0
     ema_decay: Share = 0.0
     drop_path: Share = 0.0
     grad_checkpointing: bool = False
@@ -108,7 +110,7 @@ class TrainConfig:
     affine: bool = True
     hflip: ClosedUnitInterval = 0.0
     auto_augment: str = ""
-    color_jitter: NonNegativeFloat = 0.0
+    color_jitter: NonNegative = 0.0
     random_erasing: ClosedUnitInterval = 0.0
     crop_scale: Fraction = 1.0
     aug_repeats: PositiveInt = 1
@@ -131,9 +133,9 @@ class DenseConfig(TrainConfig):
     """
 
     epochs: NonNegativeInt | None = None
-    lr: PositiveFloat = 1e-2
+    lr: Positive = 1e-2
     opt: str = "muon"
-    warmup_epochs: NonNegativeFloat = 2.0
+    warmup_epochs: NonNegative = 2.0
     label_smoothing: Share = 0.1
 
 
@@ -154,16 +156,16 @@ class SearchConfig(TrainConfig):
     """
 
     epochs: PositiveInt = 5
-    lr: PositiveFloat = 5e-4
-    weight_decay: NonNegativeFloat = 1e-3
+    lr: Positive = 5e-4
+    weight_decay: NonNegative = 1e-3
     sched: str = "constant"
-    mask_lr: PositiveFloat = 5e-3
+    mask_lr: Positive = 5e-3
     token_mask: Literal["log", "tanh"] = "log"
     score: Literal["mask", "taylor"] = "mask"
     score_images: PositiveInt = 2048
     penalty: Penalty = field(default_factory=lambda: Penalty(tokens=0.05, mhsa=0.2, mlp=0.2))
     distillation: ClosedUnitInterval = 0.7
-    temperature: PositiveFloat = 2.0
+    temperature: Positive = 2.0
 
 
 @dataclass(frozen=True)
@@ -181,12 +183,12 @@ class ShareConfig(TrainConfig):
     """
 
     epochs: NonNegativeInt | None = None
-    lr: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.02
-    warmup_epochs: NonNegativeFloat = 0.2
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.02
+    warmup_epochs: NonNegative = 0.2
     networks: PositiveInt = 1
     distillation: ClosedUnitInterval = 0.9
-    temperature: PositiveFloat = 2.0
+    temperature: Positive = 2.0
 
 
 @dataclass(frozen=True)
@@ -229,14 +231,14 @@ class FinetuneConfig(TrainConfig):
     """
 
     epochs: PositiveInt = 8
-    lr: PositiveFloat = 5e-3
+    lr: Positive = 5e-3
     opt: str = "muon"
-    weight_decay: NonNegativeFloat = 0.02
-    warmup_epochs: NonNegativeFloat = 0.2
+    weight_decay: NonNegative = 0.02
+    warmup_epochs: NonNegative = 0.2
     repair_images: NonNegativeInt = 1024
     reduction: Reduction = 0
     distillation: ClosedUnitInterval = 0.9
-    temperature: PositiveFloat = 2.0
+    temperature: Positive = 2.0
 
 
 @dataclass(frozen=True)
@@ -254,12 +256,12 @@ class TransferConfig(TrainConfig):
     """
 
     epochs: PositiveInt = 8
-    lr: PositiveFloat = 1e-3
-    warmup_epochs: NonNegativeFloat = 1.0
+    lr: Positive = 1e-3
+    warmup_epochs: NonNegative = 1.0
     methods: str = "finetune"
     seeds: PositiveInt = 1
-    probe_lr: PositiveFloat = 1e-2
-    scratch_lr: PositiveFloat = 1e-3
+    probe_lr: Positive = 1e-2
+    scratch_lr: Positive = 1e-3
     img_size: PositiveInt | None = None
 
 
@@ -361,15 +363,15 @@ class SweepConfig:
     method: Literal["judge", "share", "retrain"] = "judge"
     trials: PositiveInt = 18
     repeats: PositiveInt = 1
-    max_gmacs: PositiveFloat | None = None
-    max_params_m: PositiveFloat | None = None
-    max_latency_ms: PositiveFloat | None = None
+    max_gmacs: Positive | None = None
+    max_params_m: Positive | None = None
+    max_latency_ms: Positive | None = None
     target_gmacs: str | None = None
     concurrency: PositiveInt | None = None
     workers_per_trial: PositiveInt = 1
     cpus_per_trial: PositiveInt = 1
-    gpus_per_trial: NonNegativeFloat | None = None
-    kept_outputs_gb: NonNegativeFloat = 2.0
+    gpus_per_trial: NonNegative | None = None
+    kept_outputs_gb: NonNegative = 2.0
     max_retries: NonNegativeInt = 3
     seed: Seed = 0
     storage: str = "runs"

@@ -1,6 +1,7 @@
 """What a run begins with: every value, and what it names, checked before anything starts."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from slim.spec import read_spec
 from slim.tasks import Preprocessing, Task, load_task
 from slim.training import Training
 from sweeps.cli import Command
+from sweeps.cluster import check_shares
 from sweeps.config import SweepConfig, dense_epochs, flatten
 from sweeps.dense import make_dense
 from sweeps.errors import InputError
@@ -23,6 +25,7 @@ from sweeps.space import (
     BudgetSpace,
     smallest_budget,
     space_for,
+    target_gmacs,
     uniform_budgets,
 )
 from sweeps.transfer import transfer_methods, transfer_tasks
@@ -55,6 +58,8 @@ def check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], nn
     else:
         model = make_dense(config, task, weights=False)
     _check_method(config)
+    _check_limits(config)
+    check_shares(config)
     _check_img_size(config, model)
     config = replace(config, space=space_for(config.space, read_spec(model)))
     _check_budgets(config, model)
@@ -97,6 +102,27 @@ def _check_method(config: SweepConfig) -> None:
             raise InputError(
                 f"--{name} {values[name]} does not go with --method {config.method}, but with "
                 f"--method {' or '.join(methods)}; leave one out"
+            )
+
+    if config.method == "share" and not config.share.epochs:
+        raise InputError("--share.epochs 0 shares no weights; give --method judge for that")
+    if config.weights and (config.model == "vit" or Path(config.model).is_dir()):
+        raise InputError(
+            f"--weights {config.weights} is for a named model of timm's, not --model "
+            f"{config.model}; leave one out"
+        )
+
+
+def _check_limits(config: SweepConfig) -> None:
+    """Weights of penalties draw masks down, and targets lie within the limit."""
+    for name, weight in asdict(config.search.penalty).items():
+        if not 0 <= weight < float("inf"):
+            raise InputError(f"--search.penalty.{name} {weight:g}: give 0 or more")
+    for target in target_gmacs(config):
+        if config.max_gmacs is not None and target > config.max_gmacs:
+            raise InputError(
+                f"--target-gmacs {target:g} is more than --max-gmacs {config.max_gmacs:g}; leave "
+                "one out"
             )
 
 

@@ -60,6 +60,8 @@ def execute(command: Command) -> int:
     """
     config = resumed_config(command) if command.resume else with_search_of(command)
     config, task, transfers, model = check_inputs(config)
+    if not command.resume and config.name:
+        RunFolder(config.storage, config.name).refuse_taken()
     if command.dry_run:
         plan = _plan(config, task, transfers, model, expected_concurrency(config), probe=True)
         print(plan.to_json() if command.dry_run == "json" else plan.to_text())

@@ -1,6 +1,7 @@
 """What a run is going to do and cost, before anything trains."""
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 
@@ -184,7 +185,7 @@ def probe_speed(
 ) -> float:
     """GMACs x images a second of one worker, from a few training steps on a copy of the model."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(config.cpus_per_trial)
+    torch.set_num_threads(min(config.cpus_per_trial, os.cpu_count() or 1))
     spec = read_spec(model)
     gmacs = count(Architecture.dense(spec)).macs / 1e9
     recipe = config.finetune.recipe()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import yaml
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from analysis.errors import AnalysisError
@@ -11,6 +12,7 @@ from analysis.runs import find_run
 from sweeps.cli import Command
 from sweeps.errors import InputError
 from sweeps.run_folder import RunFolder
+from sweeps.tracking import fail_at_once, unusable
 
 
 def report(command: Command) -> int:
@@ -22,6 +24,7 @@ def report(command: Command) -> int:
     Raises:
         InputError: If a run is not there, or a report cannot be made.
     """
+    fail_at_once()
     try:
         pages = _again(command) if command.report else _compared(command)
     except AnalysisError as error:
@@ -34,7 +37,7 @@ def report(command: Command) -> int:
 def _again(command: Command) -> list[Path]:
     folder = RunFolder.open(command.config.storage, str(command.report))
     uri = _tracking_uri(command, folder)
-    parent = find_run(uri, folder.name)
+    parent = _find(uri, folder.name)
     pages = make_reports(uri, folder.name, folder.reports)
     client = MlflowClient(uri)
     for page in pages:
@@ -54,9 +57,17 @@ def _compared(command: Command) -> list[Path]:
             "--tracking-uri that holds both"
         )
     for name in (first, second):
-        find_run(uris[0], name)
+        _find(uris[0], name)
     page = Path(command.config.storage) / f"{first}-and-{second}.html"
     return [make_comparison(uris[0], first, second, page)]
+
+
+def _find(uri: str, name: str) -> str:
+    """The id of a run's MLflow run; a first look at whether MLflow answers."""
+    try:
+        return find_run(uri, name)
+    except (MlflowException, OSError) as error:
+        raise unusable(uri, error) from error
 
 
 def _tracking_uri(command: Command, folder: RunFolder) -> str:

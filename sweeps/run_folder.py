@@ -1,7 +1,6 @@
 """What a run leaves on disk, and how far it came."""
 
 import contextlib
-import errno
 import fcntl
 import json
 import shutil
@@ -48,11 +47,7 @@ class RunFolder:
             draft.path.rename(folder.path)
         except OSError as error:
             shutil.rmtree(draft.path, ignore_errors=True)
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY) or folder.path.exists():
-                raise InputError(
-                    f"run {name} exists in {config.storage}; give another --name, or "
-                    f"--resume {name}"
-                ) from error
+            folder.refuse_taken()
             raise InputError(
                 f"storage {config.storage} cannot be written: {error.strerror}; give --storage"
             ) from error
@@ -74,6 +69,18 @@ class RunFolder:
         if not folder.config_file.is_file():
             raise InputError(f"there is no run {name} in {storage}; check the name and --storage")
         return folder
+
+    def refuse_taken(self) -> None:
+        """Refuse a name that a run of this storage has.
+
+        Raises:
+            InputError: If one does.
+        """
+        if self.path.exists():
+            raise InputError(
+                f"run {self.name} exists in {self.path.parent}; give another --name, or "
+                f"--resume {self.name}"
+            )
 
     def write_config(self, config: SweepConfig, path: Path | None = None) -> None:
         """Write all values, enough to run it again."""
@@ -201,8 +208,9 @@ class RunFolder:
         try:
             return read_values(self.config_file)
         except InputError as error:
+            reason = str(error).removeprefix(f"{self.config_file}: ")
             raise InputError(
-                f"{self.config_file} is damaged, or of another release: {error}"
+                f"{self.config_file} is damaged, or of another release: {reason}"
             ) from error
 
     def remember(self, key: str, value: Any) -> None:

@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import subprocess
+import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,17 +54,14 @@ class Tracker:
     def __init__(self, uri: str, root: Path) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the delivery tries again
+        fail_at_once()  # the delivery tries again
         self.uri, self.root = uri, root
         try:
             with _alone(uri):
                 self.client = MlflowClient(tracking_uri=uri)
                 self.experiment = _experiment(self.client, uri)
         except (MlflowException, OSError) as error:
-            line = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"tracking {uri} cannot be used: {line}; give --tracking-uri"
-            ) from error
+            raise unusable(uri, error) from error
         self.outbox, self.ledger = Outbox(root / "state" / "mlflow.jsonl"), Ledger()
         self.sweep = uuid.uuid4().hex
         self._first_session = True
@@ -252,6 +250,17 @@ class Tracker:
             self.client.log_artifact(run, str(path), folder)
         else:
             self.delivery.note(f"{path} is gone, and is not among the artifacts")
+
+
+def fail_at_once() -> None:
+    """Have MLflow's client say soon that a server does not answer, instead of after minutes."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+
+
+def unusable(uri: str, error: Exception) -> InputError:
+    """What to tell of a tracking server or database that fails from the start."""
+    line = textwrap.shorten(str(error), 200, placeholder=" ...")
+    return InputError(f"tracking {uri} cannot be used: {line}; give --tracking-uri")
 
 
 def _names(name: str) -> dict[str, str]:

@@ -86,6 +86,8 @@ def transfer_tasks(config: SweepConfig) -> list[Task]:
     names = [name.strip() for name in config.tasks.split(",")]
     if config.tasks == "auto":
         names = tasks_beside(config.data)
+    elif mixed := {"auto", "none"}.intersection(names):
+        raise InputError(f"--tasks {config.tasks}: give {mixed.pop()} alone, or names without it")
     try:
         return [load_task(name, config.download) for name in dict.fromkeys(names)]
     except slim.TaskError as error:

@@ -59,3 +59,15 @@ def test_runs_that_are_not_there_are_one_line(
     told = capsys.readouterr().err.strip()
     assert message in told
     assert "\n" not in told
+
+
+def test_a_tracking_server_that_does_not_answer_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs", "one", "http://127.0.0.1:9")
+    assert run_sweep.main(["--report", "one"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert told.startswith("run_sweep.py: tracking http://127.0.0.1:9 cannot be used: ")
+    assert told.endswith("; give --tracking-uri\n")
