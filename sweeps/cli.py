@@ -150,7 +150,7 @@ def _options(arguments: list[str]) -> set[str]:
 
 def _files(arguments: list[str]) -> list[str]:
     """The YAML files that the command line names."""
-    following = [*arguments[1:], ""]
+    following = [*arguments, ""][1:]
     return [
         argument.partition("=")[2] or after
         for argument, after in zip(arguments, following, strict=True)

@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 
 import ray
-from torch import nn
 
 import slim
 from slim.storage import is_out_of_space
@@ -24,7 +23,7 @@ from sweeps.inputs import check_inputs, resumed_config
 from sweeps.judged import JudgedStudy
 from sweeps.judging_stage import judging_stage
 from sweeps.masking import search_masks
-from sweeps.plan import Plan, make_plan, probe_speed
+from sweeps.plan import Finished, Plan, make_plan, probe_speed
 from sweeps.progress import Progress, print_end
 from sweeps.publishing import publish_front, publish_models, publish_reports, register_models
 from sweeps.repeat_stage import publish_repeats, repeat_stage
@@ -61,12 +60,15 @@ def execute(command: Command) -> int:
     config = resumed_config(command) if command.resume else with_search_of(command)
     config, task, transfers, model = check_inputs(config)
     if not command.resume and config.name:
-        RunFolder(config.storage, config.name).refuse_taken()
+        _folder(config).refuse_taken()
     if command.dry_run:
-        plan = _plan(config, task, transfers, model, expected_concurrency(config), probe=True)
+        speed = probe_speed(model, task, preprocessing_for(config, model, task), config)
+        finished = Finished.of(_folder(config)) if command.resume else Finished()
+        concurrency = expected_concurrency(config)
+        plan = make_plan(config, model, task, transfers, concurrency, speed, finished)
         print(plan.to_json() if command.dry_run == "json" else plan.to_text())
         return DONE
-    folder = RunFolder(config.storage, config.name or _default_name(config))
+    folder = _folder(config)
     if command.resume and folder.recall("finished_trials") == config.trials:
         print(f"run {folder.name} is finished; its files are in {folder.path}")
         return DONE
@@ -80,7 +82,8 @@ def execute(command: Command) -> int:
             with connect(config) as resources:
                 tracker = Tracker(config.tracking_uri, folder.path)
                 run = Run(config, folder, tracker, resources, task, transfers)
-                plan = _plan(config, task, transfers, model, resources.concurrency, False)
+                concurrency, whole = resources.concurrency, Finished()
+                plan = make_plan(config, model, task, transfers, concurrency, None, whole)
                 folder.write_config(config)  # a raised number of trials is that of later resumes
                 return run.to_end(plan)
         except InputError:
@@ -249,18 +252,9 @@ def _ranked(session: Session, task: Task) -> tuple[slim.MaskCheckpoint, TrialJob
     return checkpoint, job
 
 
-def _plan(
-    config: SweepConfig,
-    task: Task,
-    transfers: list[Task],
-    model: nn.Module,
-    concurrency: int,
-    probe: bool,
-) -> Plan:
-    speed = None
-    if probe:
-        speed = probe_speed(model, task, preprocessing_for(config, model, task), config)
-    return make_plan(config, model, task, transfers, concurrency, speed)
+def _folder(config: SweepConfig) -> RunFolder:
+    """The run's folder; nothing is made."""
+    return RunFolder(config.storage, config.name or _default_name(config))
 
 
 def _default_name(config: SweepConfig) -> str:

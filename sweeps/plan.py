@@ -13,6 +13,7 @@ from slim.spec import read_spec
 from slim.tasks import Preprocessing, Task
 from slim.training import Training
 from sweeps.config import SweepConfig, dense_epochs
+from sweeps.run_folder import RunFolder
 from sweeps.searched import known_scores, stages_taken
 from sweeps.space import DENSE, BudgetSpace, mean_share
 from sweeps.transfer import transfer_methods
@@ -57,12 +58,31 @@ class PlannedStage:
 
 
 @dataclass(frozen=True)
+class Finished:
+    """What earlier sessions of a run brought to its end: whole stages, and ended trials."""
+
+    stages: tuple[str, ...] = ()
+    trials: int = 0
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> "Finished":
+        """As the run's folder has it."""
+        known = folder.recall_all()
+        keys = {"dense": "dense_done", "search": "search_done", "share": "share_done"}
+        stages = tuple(name for name, key in (keys | {"judge": "judged"}).items() if key in known)
+        table = folder.path / "trials.csv"
+        rows = table.read_text().splitlines()[1:] if table.is_file() else []
+        return cls(stages, len(rows))
+
+
+@dataclass(frozen=True)
 class Plan:
     """Budgets, stages and time of a run."""
 
     data: str
     model: str
     taken: tuple[str, ...]
+    finished: Finished
     dense_gmacs: float
     dense_params_m: float
     trials: int
@@ -82,6 +102,7 @@ class Plan:
             f"data {self.data}, model {self.model}: dense {self.dense_gmacs:.4g} GMACs, "
             f"{self.dense_params_m:.4g} M parameters",
             *([f"taken from another run: {', '.join(self.taken)}"] if self.taken else []),
+            *self._told_finished(),
             *([f"{self.judged} budgets judged"] if self.judged else []),
             f"{self.trials} trials, {self.concurrency} at a time"
             + ("; they start from the judged front" if self.judged else ""),
@@ -104,6 +125,11 @@ class Plan:
             lines.append(f"in all about {format_seconds(self.seconds)} on this machine")
         return "\n".join(lines)
 
+    def _told_finished(self) -> list[str]:
+        done, trials = self.finished.stages, self.finished.trials
+        ended = [*done, *([f"{trials} of the trials"] if trials else [])]
+        return [f"finished before: {', '.join(ended)}"] if ended else []
+
 
 def make_plan(
     config: SweepConfig,
@@ -112,6 +138,7 @@ def make_plan(
     transfers: list[Task],
     concurrency: int,
     images_per_gmac_second: float | None,
+    finished: Finished,
 ) -> Plan:
     """Count the work of every stage.
 
@@ -122,6 +149,7 @@ def make_plan(
         transfers: The transfer tasks.
         concurrency: Trials in flight.
         images_per_gmac_second: Speed of one worker as GMACs x images a second; None for no times.
+        finished: What is left out of the stages.
     """
     spec = read_spec(model)
     space = BudgetSpace(config, spec, known_scores(config, spec))
@@ -136,7 +164,7 @@ def make_plan(
     front = max(1, config.trials // 2)
     again = front * (config.repeats - 1)
     epochs, seeds = config.finetune.epochs, config.repeats - 1
-    trials = config.trials
+    trials = max(0, config.trials - finished.trials)
     first, firsts = min(trials, concurrency), min(again, seeds * concurrency)  # begin together
     swept = _trials_work(config, trials, first if kept else trials, gmacs, share, task)
     repeated = _trials_work(config, again, firsts if kept else again, gmacs, share, task)
@@ -145,7 +173,7 @@ def make_plan(
         ("search", 1, config.search.epochs, _search_work(config, gmacs, train, val)),
         ("share", 1, int(config.share.epochs or 0), _share_work(config, space, train, val)),
         ("judge", judged, 0, judged * untrained),
-        ("sweep", config.trials, epochs, swept + trials * untrained),
+        ("sweep", trials, epochs, swept + trials * untrained),
         ("repeats", again, epochs, repeated + again * untrained),
         ("test", config.trials, 0, gmacs * (1 + config.trials * share) * test),
     ]
@@ -161,7 +189,7 @@ def make_plan(
             name, jobs, epochs, units, _seconds(units, jobs, concurrency, images_per_gmac_second)
         )
         for name, jobs, epochs, units in work
-        if units and name not in taken
+        if units and name not in (*taken, *finished.stages)
     )
     times = [stage.seconds for stage in stages]
     budgets = list(enumerate(space.uniform if judged else space.uniform[: config.trials]))
@@ -169,6 +197,7 @@ def make_plan(
         data=task.name,
         model=config.model,
         taken=taken,
+        finished=finished,
         dense_gmacs=gmacs,
         dense_params_m=dense.params / 1e6,
         trials=config.trials,

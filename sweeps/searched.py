@@ -84,10 +84,17 @@ def searched_model(config: SweepConfig, task: Task) -> nn.Module:
 
 
 def known_scores(config: SweepConfig, spec: ModelSpec) -> Scores:
-    """What ranks before a run's own search: another run's, or stand-ins."""
+    """What ranks before a run's own search: another run's, or stand-ins.
+
+    Raises:
+        InputError: If the other run's is damaged.
+    """
     if config.searched is None:
         return stand_in_scores(spec)
-    return slim.MaskCheckpoint.load(_source(config).search).ranking
+    try:
+        return slim.MaskCheckpoint.load(_source(config).search).ranking
+    except slim.FileFormatError as error:
+        raise InputError(f"--searched {config.searched}: {error}") from error
 
 
 def stages_taken(config: SweepConfig) -> tuple[str, ...]:
