@@ -1,5 +1,6 @@
 """The first stage: the dense model, loaded or trained."""
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
@@ -137,6 +138,8 @@ def _named(config: SweepConfig, task: Task, weights: bool) -> nn.Module:
         )
     if config.weights is not None and not Path(config.weights).is_file():
         raise InputError(f"weights file {config.weights} does not exist; check --weights")
+    with torch.device("meta"):
+        read_spec(timm.create_model(name))  # of a kind that can be slimmed, whatever its classes
     overlay = None
     try:
         has_weights = is_pretrained(config)
@@ -155,7 +158,13 @@ def _named(config: SweepConfig, task: Task, weights: bool) -> nn.Module:
     except InputError:
         raise
     except Exception as error:  # hub, network, file and architecture errors of many kinds
-        line = " ".join(str(error).split())[:200]
+        line = textwrap.shorten(str(error), 200, placeholder=" ...")
+        if config.weights is not None:
+            line = "it holds more than tensors" if "weights_only" in line else line
+            raise InputError(
+                f"weights file {config.weights} cannot be loaded into model {name}: {line}; give "
+                "safetensors or a state dict"
+            ) from error
         raise InputError(
             f"model {name} cannot be loaded: {line}; give its weights by --weights FILE"
         ) from error

@@ -147,7 +147,7 @@ CASES: dict[str, Callable[[], list[str]]] = {
         ["--config", "given.yaml"],
     )[1],
     "a model that timm does not know": lambda: ["--model", "vit_smal_patch16_224"],
-    "a model that cannot be slimmed": lambda: ["--model", "resnet18", "--dense.epochs", "1"],
+    "a model that cannot be slimmed": lambda: ["--model", "resnet18"],
     "a saved network that is not there": lambda: ["--model", "./nowhere"],
     "a saved network of other classes": lambda: saved(num_classes=7),
     "a saved network of other channels": lambda: saved(in_chans=3),
