@@ -58,7 +58,8 @@ def parse(arguments: list[str]) -> Command:
     compare = tuple(values.compare or ())
     _one_of(resume=resume, report=values.report, compare=compare)
     _one_of(dry_run=values.dry_run, report=values.report, compare=compare)
-    _one_of(name=config.name not in (None, resume), resume=resume)
+    named = "--name" in _options(_normalised(arguments))
+    _one_of(name=named and config.name != resume, resume=resume)
     for name in (config.name, config.searched, resume, values.report, *compare):
         check_name(name)
     known = frozenset(given & flatten(config.to_dict()).keys())

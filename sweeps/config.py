@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from jsonargparse.typing import (
     ClosedUnitInterval,
+    NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     restricted_number_type,
 )
@@ -363,15 +365,15 @@ class SweepConfig:
     method: Literal["judge", "share", "retrain"] = "judge"
     trials: PositiveInt = 18
     repeats: PositiveInt = 1
-    max_gmacs: Positive | None = None
-    max_params_m: Positive | None = None
-    max_latency_ms: Positive | None = None
+    max_gmacs: PositiveFloat | None = None
+    max_params_m: PositiveFloat | None = None
+    max_latency_ms: PositiveFloat | None = None
     target_gmacs: str | None = None
     concurrency: PositiveInt | None = None
     workers_per_trial: PositiveInt = 1
     cpus_per_trial: PositiveInt = 1
     gpus_per_trial: NonNegative | None = None
-    kept_outputs_gb: NonNegative = 2.0
+    kept_outputs_gb: NonNegativeFloat = 2.0
     max_retries: NonNegativeInt = 3
     seed: Seed = 0
     storage: str = "runs"

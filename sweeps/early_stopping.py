@@ -35,7 +35,7 @@ class ParetoHalving(FIFOScheduler):
 
     def __init__(self, study: BudgetStudy, epochs: int, reduction: int) -> None:
         super().__init__()
-        self.study, self.reduction = study, reduction
+        self.study, self.epochs, self.reduction = study, epochs, reduction
         self.rungs = rungs(epochs, reduction)
         self.stopped: dict[int, int] = {}
 
@@ -48,6 +48,8 @@ class ParetoHalving(FIFOScheduler):
     ) -> str:
         """Decide at a rung whether the trial goes on."""
         number = int(trial.config["number"])
+        if int(result["epochs"]) >= self.epochs:  # it is complete, whatever nobody heard of
+            return TrialScheduler.CONTINUE
         for rung in self.rungs:
             if not self._goes_on(number, rung, result):
                 self.stopped[number] = rung

@@ -21,6 +21,7 @@ from sweeps.errors import InputError
 from sweeps.run_folder import RunFolder
 from sweeps.searched import known_scores, searched_model, stages_taken
 from sweeps.space import (
+    DENSE,
     DIMENSIONS,
     BudgetSpace,
     smallest_budget,
@@ -38,8 +39,15 @@ MAY_CHANGE = {
 _ANY_IMAGE = Preprocessing((1, 1, 1), (0.0,), (1.0,))
 
 
-def check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], nn.Module]:
+def check_inputs(
+    config: SweepConfig, begins: bool
+) -> tuple[SweepConfig, Task, list[Task], nn.Module]:
     """Load the data and build the model's shape before anything starts.
+
+    Args:
+        config: All values.
+        begins: Whether the run does: what its values cannot do is then refused, as long as they
+            may be changed.
 
     Returns:
         The configuration with a space that suits the model; the tasks and the model.
@@ -58,10 +66,11 @@ def check_inputs(config: SweepConfig) -> tuple[SweepConfig, Task, list[Task], nn
     else:
         model = make_dense(config, task, weights=False)
     _check_method(config)
-    _check_limits(config)
     check_shares(config)
     _check_img_size(config, model)
     config = replace(config, space=space_for(config.space, read_spec(model)))
+    if begins:
+        _check_sense(config)
     _check_budgets(config, model)
     if (config.search.token_mask, config.search.score) == ("tanh", "taylor"):
         raise InputError("--search.score taylor needs --search.token_mask log, not tanh")
@@ -104,6 +113,9 @@ def _check_method(config: SweepConfig) -> None:
                 f"--method {' or '.join(methods)}; leave one out"
             )
 
+
+def _check_sense(config: SweepConfig) -> None:
+    """Whatever is given does something: penalties draw masks down, and targets are in reach."""
     if config.method == "share" and not config.share.epochs:
         raise InputError("--share.epochs 0 shares no weights; give --method judge for that")
     if config.weights and (config.model == "vit" or Path(config.model).is_dir()):
@@ -111,10 +123,6 @@ def _check_method(config: SweepConfig) -> None:
             f"--weights {config.weights} is for a named model of timm's, not --model "
             f"{config.model}; leave one out"
         )
-
-
-def _check_limits(config: SweepConfig) -> None:
-    """Weights of penalties draw masks down, and targets lie within the limit."""
     for name, weight in asdict(config.search.penalty).items():
         if not 0 <= weight < float("inf"):
             raise InputError(f"--search.penalty.{name} {weight:g}: give 0 or more")
@@ -124,6 +132,11 @@ def _check_limits(config: SweepConfig) -> None:
                 f"--target-gmacs {target:g} is more than --max-gmacs {config.max_gmacs:g}; leave "
                 "one out"
             )
+    if smallest_budget(config.space) == DENSE:
+        lows = [f"--space.{name.strip()}_min" for name in config.space.dimensions.split(",")]
+        raise InputError(
+            f"--space: nothing is cut, as the smallest budget is 1; lower {' or '.join(lows)}"
+        )
 
 
 def _check_img_size(config: SweepConfig, model: nn.Module) -> None:

@@ -58,7 +58,7 @@ def execute(command: Command) -> int:
         StoppedRun: If a service or a disk failed for good.
     """
     config = resumed_config(command) if command.resume else with_search_of(command)
-    config, task, transfers, model = check_inputs(config)
+    config, task, transfers, model = check_inputs(config, begins=not command.resume)
     if not command.resume and config.name:
         _folder(config).refuse_taken()
     if command.dry_run:
@@ -121,6 +121,7 @@ class Run:
         """Run every stage that is not done; the exit code."""
         self.tracker.begin(self.folder.name)
         self.tracker.params(self.tracker.parent, flatten(self.config.to_dict()))
+        self.folder.keep()  # where a session on another machine finds the sweep's run
         try:
             with Progress(self.folder.name, plan) as progress, self.stop.by_signal():
                 self.tracker.on_note(progress.note)

@@ -71,6 +71,8 @@ class Finished:
         keys = {"dense": "dense_done", "search": "search_done", "share": "share_done"}
         stages = tuple(name for name, key in (keys | {"judge": "judged"}).items() if key in known)
         table = folder.path / "trials.csv"
+        if not folder.is_worked_on():
+            folder.mirror.fetch(table)
         rows = table.read_text().splitlines()[1:] if table.is_file() else []
         return cls(stages, len(rows))
 

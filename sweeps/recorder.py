@@ -115,6 +115,8 @@ class Recorder(tune.Callback):
         if not result["epochs"]:
             self.untrained[number] = float(result["val_top1"])
         self.tracker.metrics(run_of(number), figures, step=int(result["epochs"]))
+        if self.stopper is not None:  # the study knows a rung more, perhaps
+            self.folder.keep()
         self.watch("epoch", number, figures)
 
     def on_trial_complete(

@@ -76,9 +76,9 @@ class RunFolder:
         Raises:
             InputError: If one does.
         """
-        if self.path.exists():
+        if self.path.is_dir() and any(self.path.iterdir()):
             raise InputError(
-                f"run {self.name} exists in {self.path.parent}; give another --name, or "
+                f"run {self.name} exists in {self.mirror.storage}; give another --name, or "
                 f"--resume {self.name}"
             )
 

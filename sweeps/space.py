@@ -136,11 +136,6 @@ def space_for(space: SpaceConfig, spec: ModelSpec) -> SpaceConfig:
         raise InputError(f"--space {space.dimensions}: this model cannot drop tokens")
     lows = {name: float(getattr(space, f"{name}_min")) for name in DIMENSIONS}
     lows |= {name: 1.0 for name in DIMENSIONS if name not in cut}
-    if all(low == 1 for low in lows.values()):
-        raise InputError(
-            "--space: nothing is cut, as the smallest budget is 1; lower "
-            + " or ".join(f"--space.{name}_min" for name in cut)
-        )
     return replace(space, tokens_min=lows["tokens"], mhsa_min=lows["mhsa"], mlp_min=lows["mlp"])
 
 

@@ -23,7 +23,7 @@ from sweeps.trials import PRUNED, TrialRow
 FEWEST_PAIRS = 5  # fewer trained budgets say nothing of a rank correlation
 _TRIES = 20  # of the sampler to find a network that was not tried
 _LAST_TRIES = 256  # by chance, before the space counts as exhausted
-_EXHAUSTED = "exhausted"
+_EXHAUSTED = "exhausted"  # the number of trials that was asked for when it was
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class BudgetStudy:
         for trial in self._frozen(TrialState.RUNNING, TrialState.WAITING):
             finish_asking(self.study, trial)
         self._interrupted = self.running()
-        self._exhausted = bool(self.study.user_attrs.get(_EXHAUSTED))
+        self._exhausted = self.study.user_attrs.get(_EXHAUSTED, 0) >= self.trials
 
     def remaining(self) -> int:
         """Trials still to run, interrupted ones counted."""
@@ -117,7 +117,7 @@ class BudgetStudy:
             return None
         budget = self._first_untried(trials) or self._sampled(trials)
         if budget is None:
-            self.study.set_user_attr(_EXHAUSTED, True)
+            self.study.set_user_attr(_EXHAUSTED, self.trials)
             self._exhausted = True
             return None
         self.study.enqueue_trial(_params(budget))

@@ -102,11 +102,11 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     untrained = repaired_top1(
         vit, receive_calibration(task, job, device), task, shared.preprocessing
     )
-    prepared = time.monotonic() - started
     latency, limit = measured_latency(vit, job.config), job.config.max_latency_ms
     if latency is not None:
         latency = processes.sums([latency], device)[0] / processes.world_size
         figures["latency_ms"] = latency
+    prepared = time.monotonic() - started
     if latency is not None and limit is not None and latency > limit and number and not repeat:
         reason = f"{latency:.4g} ms an image, more than --max-latency-ms {limit:g}"
         yield figures | _progress(0, untrained, prepared) | {"pruned": reason}
