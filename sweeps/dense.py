@@ -138,10 +138,10 @@ def _named(config: SweepConfig, task: Task, weights: bool) -> nn.Module:
         )
     if config.weights is not None and not Path(config.weights).is_file():
         raise InputError(f"weights file {config.weights} does not exist; check --weights")
-    with torch.device("meta"):
-        read_spec(timm.create_model(name))  # of a kind that can be slimmed, whatever its classes
     overlay = None
     try:
+        with torch.device("meta"):
+            read_spec(timm.create_model(name))  # can be slimmed, whatever its classes
         has_weights = is_pretrained(config)
         classes = timm.get_pretrained_cfg(name).num_classes
         if config.weights is not None:
@@ -155,7 +155,7 @@ def _named(config: SweepConfig, task: Task, weights: bool) -> nn.Module:
             num_classes=task.num_classes,
             pretrained_cfg_overlay=overlay,
         )
-    except InputError:
+    except (InputError, slim.SlimError):
         raise
     except Exception as error:  # hub, network, file and architecture errors of many kinds
         line = textwrap.shorten(str(error), 200, placeholder=" ...")

@@ -85,7 +85,6 @@ def assert_refused(
         (["--model", "deit_small_patch16_224.bogus"], "bogus"),
         (["--storage", "s3://bucket/runs"], "s3://bucket/runs"),
         (["--tracking-uri", "http://me:secret@host:5000"], "MLFLOW_TRACKING_PASSWORD"),
-        (["--space.uniform", "[0.05]"], "--space"),
         (["--space.tokens_min", "0.01"], "--space"),
         (["--transfer.img_size", "30"], "--transfer.img_size 30: images of 30 x 30"),
         (["--transfer.batch_size", "100000"], "--transfer.batch_size"),
