@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
+# Tests of the upper packages that start no whole run, and so may run side by side.
+ALIKE := tests/faults/test_bad_input_table.py tests/sweeps/test_bad_input.py \
+	tests/sweeps/test_judged.py tests/sweeps/test_study.py
+
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: sweep test test-faults test-clusters test-services test-ui constraints clean
@@ -15,8 +19,8 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 tests/slim tests/analysis $(ARGS)
-	$(BIN)/pytest tests/sweeps tests/faults tests/deploy $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 tests/slim tests/analysis $(ALIKE) $(ARGS)
+	$(BIN)/pytest tests/sweeps tests/faults tests/deploy $(ALIKE:%=--ignore=%) $(ARGS)
 
 # Kills, outages, lost nodes and full disks, in full number; prints what they cost.
 test-faults: $(VENV)/.installed-test
