@@ -22,6 +22,10 @@ _GROUPS = {
     for field in fields(SweepConfig)
     if callable(field.default_factory) and is_dataclass(field.default_factory())
 }
+_USAGE = """run_sweep.py [--config FILE] [--OPTION VALUE ...] [--dry-run]
+       run_sweep.py --resume NAME [--OPTION VALUE ...] [--dry-run]
+       run_sweep.py --report NAME [--storage FOLDER]
+       run_sweep.py --compare A B [--storage FOLDER]"""
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -178,13 +182,17 @@ def make_parser() -> ArgumentParser:
     """The parser; its options are the fields of `SweepConfig` and what to do with them."""
     parser = ArgumentParser(
         prog="run_sweep.py",
+        usage=_USAGE,
         description="Search masks once, then slim, fine-tune and compare networks of any budget.",
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="config", help="YAML file with any values below.")
-    parser.add_argument("--resume", type=str | None, help="Name of a run to go on with.")
-    parser.add_argument("--report", type=str | None, help="Name of a run to report again.")
+    parser.add_argument(
+        "--config", action="config", metavar="FILE", help="YAML file with values below."
+    )
+    name = str | None
+    parser.add_argument("--resume", type=name, metavar="NAME", help="A run to go on with.")
+    parser.add_argument("--report", type=name, metavar="NAME", help="A run to report again.")
     parser.add_argument(
         "--compare",
         type=str,
@@ -215,6 +223,11 @@ def make_parser() -> ArgumentParser:
             help=meanings[field.name],
             **flag,
         )
+    for action in parser._actions:
+        if action.dest == "space":
+            action.metavar, action.help = "DIMENSIONS", "Short for --space.dimensions."
+        elif action.metavar == "CONFIG":
+            action.metavar, action.help = "FILE", "YAML file with the values below."
     return parser
 
 

@@ -187,6 +187,11 @@ def resumed_config(command: Command) -> SweepConfig:
     if changed:
         shown = "; ".join(f"{n} was {before[n]!r}, is {now[n]!r}" for n in changed)
         raise InputError(f"run {command.resume} began with other values: {shown}")
-    trials = max(stored.trials, asked.trials if "trials" in command.given else 0)
+    trials = asked.trials if "trials" in command.given else stored.trials
+    if trials < stored.trials:
+        raise InputError(
+            f"--trials {trials} is fewer than run {command.resume} has; give {stored.trials} or "
+            "more, or leave it out"
+        )
     changes = {name: getattr(asked, name) for name in (MAY_CHANGE & command.given) | {"storage"}}
     return replace(stored, **changes, trials=trials)

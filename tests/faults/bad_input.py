@@ -91,7 +91,7 @@ def taken_name() -> list[str]:
     return ["--name", "mine"]
 
 
-def damaged_run(text: str) -> list[str]:
+def stored_run(text: str) -> list[str]:
     Path("runs/mine").mkdir(parents=True)
     Path("runs/mine/config.yaml").write_text(text)
     return ["--resume", "mine"]
@@ -132,9 +132,10 @@ CASES: dict[str, Callable[[], list[str]]] = {
     "a name that is taken": taken_name,
     "a run that never was": lambda: ["--resume", "never-ran"],
     "the search of a run that never was": lambda: ["--searched", "never-ran"],
-    "a run whose values are no YAML": lambda: damaged_run("trials: ["),
-    "a run whose values are out of range": lambda: damaged_run("trials: -1\n"),
-    "a run of a newer release": lambda: damaged_run("trials: 2\nwarp: 9\n"),
+    "a run whose values are no YAML": lambda: stored_run("trials: ["),
+    "a run whose values are out of range": lambda: stored_run("trials: -1\n"),
+    "fewer trials on resuming": lambda: [*stored_run("trials: 4\n"), "--trials", "3"],
+    "a run of a newer release": lambda: stored_run("trials: 2\nwarp: 9\n"),
     "YAML with an unknown key": lambda: yaml("trails: 3\n"),
     "YAML with a key twice": lambda: yaml("trials: 3\ntrials: 4\n"),
     "YAML with a Python tag": lambda: yaml("name: !!python/object/apply:os.mkdir [pwned]\n"),
