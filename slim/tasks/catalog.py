@@ -59,10 +59,8 @@ def load_task(name: str, download: bool = False) -> Task:
         TaskError: If nothing answers to the name, or its data are missing or unusable.
     """
     kind, _, where = name.partition(":")
-    if kind in EMBEDDED and not where:
-        return EMBEDDED[kind]()
-    if name == "animal-mnist":
-        return load_animals()
+    if name in _NAMED:
+        return _NAMED[name]()
     if is_fashion_mnist(kind):
         return _fashion_mnist(name, Path(where) if where else FASHION_FOLDER, *_images_of(kind))
     prefix, slash, rest = kind.partition("/")
@@ -80,14 +78,16 @@ def load_task(name: str, download: bool = False) -> Task:
 
 def with_absolute_path(name: str) -> str:
     """A task's name whose path, if it has one, is absolute."""
+    if name in _NAMED:
+        return name
     kind, _, where = name.partition(":")
     prefix, slash, rest = kind.partition("/")
     if slash and prefix.lower() in PREFIXES:
         if prefix.lower() == "hfds" and Path(rest).expanduser().is_dir():
             kind = f"{prefix}/{_absolute(rest)}"
         return f"{kind}:{_absolute(where)}" if where else kind
-    if is_fashion_mnist(kind) and where:
-        return f"{kind}:{_absolute(where)}"
+    if is_fashion_mnist(kind):
+        return f"{kind}:{_absolute(where)}" if where else name
     if "/" in name or name.startswith((".", "~")) or Path(name).is_dir():
         return _absolute(name)
     return name
@@ -140,6 +140,7 @@ def _digits() -> Task:
 
 
 EMBEDDED: dict[str, Callable[[], Task]] = {"mnist": _mnist, "digits": _digits}
+_NAMED = {**EMBEDDED, "animal-mnist": load_animals}
 
 
 def _images_of(kind: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_folder import find_images_and_targets
+from timm.utils.misc import natural_key
 
 from slim.errors import TaskError
 from slim.tasks.image_files import ImageFilesTask
@@ -59,31 +60,45 @@ def _class_folder(sample: Sample) -> str:
 
 def _scan(folder: Path, classes: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[Sample]]:
     """The images under a folder and their classes; `classes` are those known from train."""
-    found, class_to_idx = find_images_and_targets(str(folder))
-    names = tuple(sorted(class_to_idx, key=class_to_idx.__getitem__))
+    found = _images(folder)
     if not found:
         endings = ", ".join(sorted(get_img_extensions()))
         raise TaskError(
             f"data folder {folder} holds no images ({endings}); expected {folder}/CLASS/IMAGE"
         )
+    names = tuple(sorted({name for _, name in found}, key=natural_key))
     if classes is None:
-        _refuse_empty_class(folder, found)
+        _refuse_empty_class(folder, names)
         if len(names) < 2:
             raise TaskError(
                 f"data folder {folder} has {len(names)} class ({names[0] or '.'}), a task needs "
                 "two or more; expected one sub-folder per class"
             )
-        return names, found
+        classes = names
     unknown = sorted(set(names) - set(classes))
     if unknown:
         raise TaskError(f"{folder} has class {unknown[0]!r}, which the train split lacks")
-    return classes, [(path, classes.index(names[label])) for path, label in found]
+    labels = {name: label for label, name in enumerate(classes)}
+    return classes, [(path, labels[name]) for path, name in found]
 
 
-def _refuse_empty_class(folder: Path, found: Sequence[Sample]) -> None:
+def _images(folder: Path) -> list[tuple[str, str]]:
+    """Path and class of every image: that of the folder in `folder` in which it lies, however
+    deep. What lies in hidden folders (`.thumbs`, `.ipynb_checkpoints`) is left out."""
+    found = []
+    for path, _ in find_images_and_targets(str(folder))[0]:
+        inside = path.removeprefix(f"{folder}/").split("/")
+        if len(inside) == 1:
+            raise TaskError(
+                f"{path} lies beside the class folders, not in one; expected {folder}/CLASS/IMAGE"
+            )
+        if not any(part.startswith(".") for part in inside[:-1]):
+            found.append((path, inside[0]))
+    return found
+
+
+def _refuse_empty_class(folder: Path, classes: Sequence[str]) -> None:
     """A class folder without images is a download or a copy that broke off."""
-    holding = {Path(place) for place in {path.rpartition("/")[0] for path, _ in found}}
-    tops = {place.relative_to(folder).parts[:1] for place in holding}
     for each in sorted(folder.iterdir()):
-        if each.is_dir() and not each.name.startswith(".") and (each.name,) not in tops:
+        if each.is_dir() and not each.name.startswith(".") and each.name not in classes:
             raise TaskError(f"class folder {each} holds no images; add some or remove it")

@@ -41,24 +41,41 @@ class Preprocessing:
         """Read what `to_json` gave.
 
         Raises:
-            FileFormatError: If a field is missing, unknown or not of its type.
+            FileFormatError: If a field is missing, unknown, not of its type or out of range.
         """
         names = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or values.keys() != names:
             raise FileFormatError(f"preprocessing is not an object of {', '.join(sorted(names))}")
         try:
             channels, height, width = (int(size) for size in values["input_size"])
-            return cls(
+            read = cls(
                 input_size=(channels, height, width),
                 mean=tuple(float(v) for v in values["mean"]),
                 std=tuple(float(v) for v in values["std"]),
                 interpolation=str(values["interpolation"]),
                 crop_pct=float(values["crop_pct"]),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise FileFormatError(
                 f"preprocessing holds a value of another type: {error}"
             ) from error
+        read._check()
+        return read
+
+    def _check(self) -> None:
+        """Refuse what no image can be brought to."""
+        right = {
+            "input_size": min(self.input_size) >= 1,
+            "mean": len(self.mean) == self.input_size[0] and all(map(math.isfinite, self.mean)),
+            "std": len(self.std) == self.input_size[0]
+            and all(math.isfinite(value) and value > 0 for value in self.std),
+            "crop_pct": 0 < self.crop_pct <= 1,
+        }
+        for name, is_right in right.items():
+            if not is_right:
+                raise FileFormatError(
+                    f"preprocessing field {name}={getattr(self, name)} is out of range"
+                )
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,31 @@ def test_a_class_that_only_train_has_keeps_its_label(tmp_path):
     assert [label for _, label in task.samples["test"]] == [2, 2]
 
 
+def test_a_class_is_the_folder_at_the_top_however_deep_its_images_lie(tmp_path):
+    for name in ("cats", "dogs"):
+        for number, place in enumerate(("indoor", "outdoor/night")):
+            fill(tmp_path / name / place, 10, first=10 * number)
+    task = FolderTask("pets", tmp_path)
+    assert task.classes == ("cats", "dogs")
+    assert per_class(task, "train") == {"cats": 14, "dogs": 14}
+    for split in SPLITS:
+        assert all(f"/{task.classes[label]}/" in path for path, label in task.samples[split])
+
+
+def test_hidden_folders_hold_no_class(root):
+    before = FolderTask("pets", root)
+    fill(root / ".thumbs", 4)
+    fill(root / "cat" / ".ipynb_checkpoints", 4)
+    after = FolderTask("pets", root)
+    assert (after.classes, after.samples) == (before.classes, before.samples)
+
+
+def test_classes_are_numbered_as_people_count(tmp_path):
+    for name in ("10", "9", "b", "a"):
+        fill(tmp_path / name, 4)
+    assert FolderTask("sorted", tmp_path).classes == ("9", "10", "a", "b")
+
+
 def test_splits_stay_when_the_folder_is_read_again_or_moved(root, tmp_path):
     first = FolderTask("pets", root)
     again = FolderTask("pets", root)
@@ -218,7 +243,7 @@ def an_empty_split(root: Path) -> None:
         (nothing, r"data holds no images \(\.jpeg, \.jpg, \.png\)"),
         (no_images, r"data holds no images \(\.jpeg, \.jpg, \.png\)"),
         (one_class, r"data has 1 class \(cat\), a task needs two or more"),
-        (images_without_classes, r"data has 1 class \(\.\), a task needs two or more"),
+        (images_without_classes, r"0\.png lies beside the class folders, not in one"),
         (a_class_without_images, "newt holds no images; add some or remove it"),
         (a_class_of_two, "dog has 2 images, 3 are needed"),
         (a_class_of_one_beside_val, "dog has 1 images, 2 are needed"),

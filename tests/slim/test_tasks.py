@@ -13,7 +13,16 @@ import pytest
 import torch
 
 from slim import FileFormatError, TaskError
-from slim.tasks import EMBEDDED, SPLITS, ArrayTask, Augmentation, Preprocessing, Task, load_task
+from slim.tasks import (
+    EMBEDDED,
+    SPLITS,
+    ArrayTask,
+    Augmentation,
+    Preprocessing,
+    Task,
+    load_task,
+    with_absolute_path,
+)
 from slim.tasks.augment import Distortions
 from slim.tasks.order import rank_positions
 from tests.slim.messages import message_of
@@ -187,6 +196,14 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name):
     assert repr(name) in message
     known = ("mnist", "digits", "fashion-mnist[-IMAGES[+MORE]][:FOLDER]")
     assert all(name in message for name in known)
+
+
+@pytest.mark.parametrize("name", [*EMBEDDED, "animal-mnist", "fashion-mnist-100"])
+def test_a_folder_of_the_same_name_does_not_stand_in_for_a_known_one(name, tmp_path, monkeypatch):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert with_absolute_path(name) == name
+    assert with_absolute_path(f"./{name}") == str(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "./nowhere", "nowhere/else"])
@@ -424,6 +441,14 @@ def test_preprocessing_comes_back_from_json():
         {"mean": 0.5},
         {"std": ["a"]},
         {"crop_pct": "most"},
+        {"input_size": [float("inf"), 8, 8]},
+        {"input_size": [1, 0, 8]},
+        {"mean": [0.5, 0.5]},
+        {"mean": [float("nan")]},
+        {"std": [0.0]},
+        {"std": [float("inf")]},
+        {"crop_pct": 0.0},
+        {"crop_pct": 1.5},
         {"more": 1},
     ],
 )
