@@ -59,10 +59,6 @@ class SharedModel(nn.Module):
         shared = self._with_weights(weights)
         return replace(shared, scores=self.ranking, data=data or {}, metrics=metrics or {})
 
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that get no weight decay, as timm's models tell."""
-        return {f"vit.{name}" for name in self.vit.no_weight_decay()}
-
     def _run(self, architecture: Architecture, images: Tensor) -> Tensor:
         """The logits of one subnetwork: (B, classes)."""
         if architecture.is_dense:
@@ -121,8 +117,8 @@ def sandwich(
 def random_budgets(smallest: Budget, count: int) -> list[Budget]:
     """Budgets between the smallest and the dense one, uniform in each dimension.
 
-    They are drawn from numpy's global generator, which a training seeds alike in all processes
-    (`slim.seeds.seed_alike`).
+    They are drawn from numpy's global generator, which a training sets alike in all processes
+    (`slim.seeds.seed_alike`) and for all parts of a step.
     """
     lowest = np.array([smallest.tokens, smallest.mhsa, smallest.mlp])
     between = lowest + (1 - lowest) * np.random.rand(count, 3)

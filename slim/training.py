@@ -8,10 +8,9 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from timm.layers import DropPath, calculate_drop_path_rates
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +22,7 @@ from slim.errors import (
     UnsupportedModelError,
 )
 from slim.evaluation import top1
+from slim.optimizers import make_optimizer, make_scheduler
 from slim.parameter_groups import timm_model, weight_groups
 from slim.processes import Processes, without_averaging
 from slim.recipe import Recipe
@@ -32,6 +32,7 @@ from slim.tasks import SPLITS, Preprocessing, Task
 from slim.training_state import reading_state, write_state
 
 STATE_SECONDS = 300.0
+SMALLEST_SCALE = 2.0**-14  # of a float16 loss; what overflows even then is not finite
 
 # Maps (model, images, targets) to a scalar loss, the mean over the images; targets are labels
 # (B,) or soft (B, classes).
@@ -84,6 +85,7 @@ class Training:
             the recipe's where the GPU's memory could not hold those.
 
     Raises:
+        RecipeError: If timm has no such optimizer or scheduler, or one that does not fit.
         UnsupportedModelError: If the recipe asks for gradient checkpointing and the model has
             none.
     """
@@ -114,21 +116,8 @@ class Training:
         if recipe.grad_checkpointing and not hasattr(timm_model(model), "set_grad_checkpointing"):
             raise UnsupportedModelError("gradient checkpointing needs one of timm's models")
         groups = param_groups or weight_groups(model, recipe.weight_decay, recipe.layer_decay)
-        self.optimizer = create_optimizer_v2(
-            groups, opt=recipe.opt, lr=recipe.lr, weight_decay=0.0
-        )
-        self.scheduler, _ = create_scheduler_v2(
-            self.optimizer,
-            sched=recipe.sched,
-            num_epochs=recipe.epochs,
-            warmup_epochs=recipe.warmup_epochs,
-            warmup_lr=recipe.lr / 100,
-            step_on_epochs=False,
-            updates_per_epoch=max(1, self.steps),
-        )
-        if self.scheduler is None:  # which else applies timm's scales of layer decay
-            for group in self.optimizer.param_groups:
-                group["lr"] *= group.get("lr_scale", 1.0)
+        self.optimizer = make_optimizer(groups, recipe)
+        self.scheduler = make_scheduler(self.optimizer, recipe, max(1, self.steps))
         self.parallel = self.processes.wrap(self.model)  # from here on all ranks' weights agree
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "float16")
@@ -252,7 +241,7 @@ class Training:
         self._check_finite("loss", loss, update)
         self.scaler.unscale_(self.optimizer)
         norm = self._clip_gradients()
-        if not self.scaler.is_enabled():  # it leaves such a step out and scales less
+        if self._loss_scale() < SMALLEST_SCALE:  # else the scaler leaves the step out
             self._check_finite("gradient norm", norm, update)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -323,10 +312,11 @@ class Training:
         count = self.accumulation
         parts = list(zip(images.tensor_split(count), targets.tensor_split(count), strict=True))
         total = torch.zeros((), device=self.device)
-        for part in parts[:-1]:
-            with without_averaging(self.parallel):
+        drawn = np.random.get_state()
+        for number, part in enumerate(parts, 1):
+            np.random.set_state(drawn)  # an objective draws the same for every part
+            with without_averaging(self.parallel) if number < count else nullcontext():
                 total += self._backward_part(*part, len(images))
-        total += self._backward_part(*parts[-1], len(images))
         return self.processes.mean(total)
 
     def _backward_part(self, images: Tensor, targets: Tensor, batch: int) -> Tensor:
@@ -352,6 +342,10 @@ class Training:
                 f"the {what} is {value} at {self._place(update)}; lower the learning rate; "
                 f"{self.saved}"
             )
+
+    def _loss_scale(self) -> float:
+        """What the loss is multiplied by; 0 where it is not scaled."""
+        return self.scaler.get_scale() if self.scaler.is_enabled() else 0.0
 
     def _note_state(self, path: Path) -> None:
         """Remember the last state for what an error says."""

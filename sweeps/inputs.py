@@ -95,11 +95,6 @@ def check_inputs(
             Training(nn.Linear(1, 1), task, _ANY_IMAGE, fit_for_any_model)
         except (slim.RecipeError, slim.TaskError) as error:
             raise InputError(f"--{name}: {error}") from error
-        except (AssertionError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"--{name}.opt {options.opt} or --{name}.sched {options.sched} is not one of "
-                f"timm's: {' '.join(str(error).split())}"
-            ) from error
     return config, task, transfers, model
 
 

@@ -84,6 +84,22 @@ def test_a_sandwich_is_the_mean_over_the_largest_the_smallest_and_those_between(
     torch.testing.assert_close(loss, torch.stack(losses).mean())
 
 
+def test_a_sandwich_in_parts_takes_the_same_step():
+    def stepped(parts: int) -> dict[str, Tensor]:
+        shared = SharedModel(checkpoint_of_bars())
+        teacher = extract(checkpoint_of_bars(), Architecture.dense(shared.spec))
+        recipe = replace(PLAIN, opt="sgd", lr=0.5, accumulation=parts)
+        objective = sandwich(teacher, Budget(0.4, 0.2, 0.3), weight=0.5)
+        list(Training(shared, bars(), PREPROCESSING, recipe, objective).epochs())
+        return shared.state_dict()
+
+    torch.testing.assert_close(stepped(4), stepped(1), rtol=1e-4, atol=1e-5)
+
+
+def checkpoint_of_bars() -> MaskCheckpoint:
+    return MaskCheckpoint.from_model(attach_masks(tiny_vit(drop_rate=0.0)))
+
+
 @pytest.mark.parametrize("model", [tiny_vit(), tiny_swin()], ids=["vit", "swin"])
 def test_shared_weights_learn_for_all_budgets_at_once(model):
     task, source = bars(), MaskCheckpoint.from_model(attach_masks(model))

@@ -78,6 +78,21 @@ def test_loss_scaling_leaves_out_a_step_of_infinite_gradients_instead():
     assert training.scaler.get_scale() == scale / 2
 
 
+def test_loss_scaling_gives_up_on_gradients_that_are_never_finite():
+    class Broken(DivergesIn):
+        def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+            self.left = 1
+            return super().__call__(model, images, targets)
+
+    model = tiny_vit()
+    before = copy_of(model)
+    recipe = replace(PLAIN, amp="float16", epochs=10)
+    training = training_of(model, recipe, objective=Broken(1, math.nan, gradient_only=True))
+    with pytest.raises(DivergenceError, match=r"the gradient norm is nan at step 32 "):
+        list(training.epochs())
+    assert_equal(copy_of(model), before)
+
+
 def test_too_large_a_learning_rate_is_told():
     recipe = replace(PLAIN, opt="sgd", lr=1e30)
     with pytest.raises(DivergenceError, match="lower the learning rate"):
