@@ -29,8 +29,8 @@ class Calibration:
     def __init__(self, reference: Any, images: Iterable[Tensor], keep_bytes: int = 0) -> None:
         masked = isinstance(reference, MaskedModel)
         self.spec = reference.spec if masked else architecture_of(reference).spec
+        self.reference: Any = reference.eval()
         self.model: Any = reference.vit if masked else reference
-        self.model.eval()
         device = next(self.model.parameters()).device
         self.batches = [batch.to(device) for batch in images]
         self._kept = self._keepable(keep_bytes)
@@ -71,7 +71,7 @@ class Calibration:
                 streams = [x + family.branch(block, branch, x) for x in streams]
                 yield streams
         for layer in classifiers(model):
-            yield [seen_by(layer, model, x)[1] for x in streams]
+            yield [seen_by(layer, self.reference, model.norm(x))[1] for x in streams]
 
 
 def _held(lists: list[list[Tensor]]) -> int:
@@ -87,12 +87,12 @@ def classifiers(model: Any) -> list[nn.Linear]:
     ]
 
 
-def seen_by(layer: nn.Linear, model: Any, stream: Tensor) -> tuple[Tensor, Tensor]:
-    """What enters and what leaves a classifier when a stream has left a model's last block."""
+def seen_by(layer: nn.Linear, model: Any, features: Tensor) -> tuple[Tensor, Tensor]:
+    """What enters and what leaves a classifier when features have left a model's final norm."""
     seen: list[tuple[Tensor, Tensor]] = []
     hook = layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
     try:
-        model.forward_head(model.norm(stream))
+        model.forward_head(features)
     finally:
         hook.remove()
     return seen[0]

@@ -83,9 +83,14 @@ class MaskedModel(nn.Module, ABC):
         """The masked blocks, in order."""
         return [self.vit.get_submodule(name) for name in self.spec.block_names]
 
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that get no weight decay: those that timm's model tells, and the masks."""
-        return {f"vit.{name}" for name in self.vit.no_weight_decay()} | set(self.mask_parameters())
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images (B, C, H, W): logits (B, classes)."""
+        return self.forward_head(self.vit.forward_features(images))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits (B, classes) of what leaves the final norm, timm's `forward_features`."""
+        logits: Tensor = self.vit.forward_head(features)
+        return logits
 
     def live_masks(self) -> Scores:
         """The mask parameters themselves, by dimension and block."""

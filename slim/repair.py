@@ -92,7 +92,7 @@ def _refit_all(
             streams = _refit_branch(block, branch, streams, targets, ridge)
             before = after
     for layer in classifiers(vit):
-        features = [seen_by(layer, vit, x)[0] for x in streams]
+        features = [seen_by(layer, vit, vit.norm(x))[0] for x in streams]
         _refit(layer, features, next(walk), None, ridge)
 
 
@@ -146,6 +146,8 @@ def _refit(
         wanted = target if gamma is None else target / gamma
         precision = torch.promote_types(x.dtype, torch.float32)
         missing = (wanted - layer(x)).flatten(0, -2).to(precision)
+        if gamma is not None:  # what a scale of 0 hides is out of reach
+            missing = missing.masked_fill(gamma == 0, 0.0)
         x = x.flatten(0, -2).to(precision)
         if layer.bias is not None:
             x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)

@@ -81,8 +81,3 @@ class MaskedSwinTransformer(MaskedModel):
     def mask_block(self, block: Any, index: int) -> nn.Module:
         """Put masks on one block."""
         return MaskedSwinBlock(block, self.spec.windows(index))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Classify images (B, C, H, W): logits (B, classes)."""
-        logits: Tensor = self.vit(images)
-        return logits

@@ -183,14 +183,12 @@ class MaskedVisionTransformer(MaskedModel):
             mark_kept(block.kept, positions)
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Classify images (B, C, H, W): logits (B, classes)."""
-        x = self.vit.forward_features(images)
+    def forward_head(self, features: Tensor) -> Tensor:
+        """As for any family; besides, pooling weighs tokens by their masks."""
         if self.spec.global_pool == "token":
-            logits: Tensor = self.vit.forward_head(x)
-            return logits
-        x = self.vit.fc_norm(self._pool(x))
-        logits = self.vit.head(self.vit.head_drop(x))
+            return super().forward_head(features)
+        x = self.vit.fc_norm(self._pool(features))
+        logits: Tensor = self.vit.head(self.vit.head_drop(x))
         return logits
 
     def _pool(self, x: Tensor) -> Tensor:

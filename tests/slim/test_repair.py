@@ -181,6 +181,28 @@ def test_the_masked_model_serves_as_reference() -> None:
     assert distance(vit, reference) < 0.8 * before
 
 
+@pytest.mark.parametrize("pool", ["token", "avg", "max", "avgmax", "map"])
+def test_a_masked_reference_pools_by_its_masks(pool: str) -> None:
+    checkpoint = checkpoint_of(dense_model(global_pool=pool))
+    reference = checkpoint.masked_model().double()
+    logits = list(Calibration(reference, batches(2)).walk())[-1]
+    with torch.no_grad():
+        expected = [reference(images) for images in batches(2)]
+    torch.testing.assert_close(logits, expected)
+
+
+def test_a_layer_scale_of_zero_leaves_the_rest_of_its_branch_in_reach() -> None:
+    dense = dense_model(init_values=0.1)
+    dense.blocks[1].ls2.gamma.data[3] = 0.0
+    checkpoint = checkpoint_of(dense)
+    vit = slim.extract(checkpoint, checkpoint.select(slim.Budget(1, 1, 0.5)))
+    before = vit.blocks[1].mlp.fc2.weight.detach().clone()
+    slim.repair(vit, dense, batches())
+    moved = (vit.blocks[1].mlp.fc2.weight.detach() - before).abs().amax(dim=1)
+    assert float(moved[3]) == 0.0
+    assert float(moved[torch.arange(32) != 3].min()) > 1e-4
+
+
 def test_the_reference_and_the_images_are_not_changed() -> None:
     dense = dense_model()
     checkpoint = checkpoint_of(dense)
