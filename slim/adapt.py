@@ -83,7 +83,8 @@ def _kept_on(new: ModelSpec, old: Architecture) -> tuple[Indices, ...]:
     entering: Indices = tuple(range(len(place)))
     tokens = []
     for kept in old.tokens:
-        chosen = tuple(position for position in entering if place[position] in set(kept))
+        stays = set(kept)
+        chosen = tuple(position for position in entering if place[position] in stays)
         if kept and not chosen:
             chosen = (_nearest(entering, kept, grid, old_grid),)
         tokens.append(chosen)

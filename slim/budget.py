@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Real
 
 from slim.errors import BudgetError
 
@@ -28,7 +29,7 @@ class Budget:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
             if not is_number or not math.isfinite(value) or not 0 < value <= 1:
                 raise BudgetError(
                     f"budget {field.name}={value!r} is outside (0, 1]; "

@@ -20,7 +20,7 @@ class ServedNetwork:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.vit = load(folder)
+        self.vit = load(folder).float()
         expected = load_about(folder).get("preprocessing", {})
         channels = self.vit.input_size[0]  # type: ignore[index]
         self.mean = torch.tensor(expected.get("mean", [0.0] * channels))[:, None, None]

@@ -80,9 +80,9 @@ def load_about(folder: str | Path) -> dict[str, Any]:
     """What `save` was told to keep beside the network.
 
     Raises:
-        FileFormatError: As `load`.
+        FileFormatError: If `config.json` is missing, damaged, foreign or of another version.
     """
-    about = read_tensors(folder, "model", KIND)[1].get("about")
+    about = read_header(folder, "model", KIND).get("about")
     return about if isinstance(about, dict) else {}
 
 

@@ -47,6 +47,7 @@ class ModelSpec(ABC):
     img_size: tuple[int, int]
     in_chans: int
     num_classes: int
+    global_pool: str
     depth: int
 
     def __init_subclass__(cls, family: str) -> None:
@@ -109,9 +110,19 @@ class ModelSpec(ABC):
         """An image's shape (C, H, W)."""
         return (self.in_chans, *self.img_size)
 
-    def with_classes(self, num_classes: int) -> Self:
-        """The same model with another classifier."""
-        return replace(self, num_classes=num_classes)  # type: ignore[type-var]
+    def with_head_of(self, model: Any) -> Self:
+        """The same model with the classifier and the pooling that a network of it has now.
+
+        Raises:
+            UnsupportedModelError: If it pools in a way that is not covered.
+        """
+        head = {"num_classes": model.num_classes, "global_pool": model.global_pool}
+        changed: Self = replace(self, **head)  # type: ignore[type-var]
+        try:
+            changed.check()
+        except FileFormatError as error:
+            raise UnsupportedModelError(f"the network's head cannot be kept: {error}") from error
+        return changed
 
     def with_input(self, input_size: tuple[int, int, int]) -> Self:
         """The same model for images (C, H, W) of a size that its patches divide."""

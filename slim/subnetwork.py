@@ -36,17 +36,19 @@ def build_subnetwork(architecture: Architecture) -> nn.Module:
 
 
 def architecture_of(vit: Any) -> Architecture:
-    """The architecture of a subnetwork or of a dense timm model, with the classifier it has now.
+    """The architecture of a subnetwork or of a dense timm model, with the classifier and the
+    pooling that it has now.
 
     Raises:
-        UnsupportedModelError: If a dense model has a feature that is not covered.
+        UnsupportedModelError: If a dense model, or a new head, has a feature that is not covered.
     """
     architecture: Architecture | None = getattr(vit, "architecture", None)
     if architecture is None:
         return Architecture.dense(read_spec(vit))
-    if architecture.spec.num_classes == vit.num_classes:
+    spec = architecture.spec
+    if (spec.num_classes, spec.global_pool) == (vit.num_classes, vit.global_pool):
         return architecture
-    return replace(architecture, spec=architecture.spec.with_classes(vit.num_classes))
+    return replace(architecture, spec=spec.with_head_of(vit))
 
 
 def fill_subnetwork(architecture: Architecture, state: dict[str, Tensor]) -> nn.Module:

@@ -41,7 +41,7 @@ def make_dense(config: SweepConfig, task: Task, weights: bool = True) -> nn.Modu
         if config.model == "vit":
             model = _fresh(config, task)
         elif Path(config.model).is_dir():
-            model = slim.masks.as_timm(slim.load(config.model))
+            model = slim.masks.as_timm(slim.load(config.model)).float()
             _check_fits(config, model, task)
         elif "/" in config.model:
             raise InputError(f"model folder {config.model} does not exist; give a saved network")

@@ -1,5 +1,6 @@
 """A budget is three fractions in (0, 1]."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,10 @@ DIMENSIONS = ("tokens", "mhsa", "mlp")
 @given(st.tuples(*[st.floats(0, 1, exclude_min=True)] * 3))
 def test_any_fraction_above_0_up_to_1_is_a_budget(fractions):
     assert Budget(*fractions) == Budget(*fractions)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert Budget(np.float32(0.5), np.float64(0.25), np.int64(1)) == Budget(0.5, 0.25, 1)
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)

@@ -38,6 +38,9 @@ def test_the_number_of_classes_changes_and_every_other_weight_stays(family, buil
     assert with_new_head(vit, CLASSES) is vit
     assert_equal(body(vit), before)
     assert vit.num_classes == CLASSES
+    if build is small:
+        assert vit.architecture.spec.num_classes == CLASSES
+        assert slim.count(vit.architecture) == slim.count(architecture_of(vit))
     with torch.no_grad():
         logits = vit.eval()(images(spec_of(family)))
     assert logits.shape == (2, CLASSES)

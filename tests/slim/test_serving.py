@@ -18,6 +18,7 @@ from slim import (
     load,
     save,
 )
+from slim.served import ServedNetwork
 from slim.serving import load_about
 from tests.slim import damage
 from tests.slim.architectures import NAMED, uneven
@@ -88,6 +89,27 @@ def test_a_network_with_a_new_classifier_comes_back(family, tmp_path):
     loaded = load(save(vit.eval(), tmp_path / "transferred"))
     assert loaded.num_classes == loaded.architecture.spec.num_classes == 2
     assert_same(loaded, vit)
+
+
+def test_a_network_with_another_pooling_comes_back(tmp_path):
+    vit = network("vit")
+    vit.reset_classifier(5, global_pool="avg")
+    loaded = load(save(vit.eval(), tmp_path / "pooled"))
+    assert loaded.global_pool == loaded.architecture.spec.global_pool == "avg"
+    assert_same(loaded, vit)
+    vit.reset_classifier(5, global_pool="")
+    with pytest.raises(UnsupportedModelError, match=r"head cannot be kept: .*pool=''"):
+        save(vit, tmp_path / "unpooled")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_network_kept_in_half_precision_is_served(dtype, tmp_path):
+    vit = network("vit").to(dtype)
+    served = ServedNetwork(save(vit, tmp_path / "half"))
+    pictures = images(vit.architecture.spec)
+    with torch.no_grad():
+        expected = vit.float()(pictures).softmax(dim=-1)
+    assert torch.equal(torch.from_numpy(served.predict(pictures.numpy())), expected)
 
 
 def test_what_is_told_about_it_is_kept_beside_it(tmp_path):
