@@ -20,6 +20,7 @@ from slim.storage import needing_space
 
 VERSION = 2
 LARGEST_HEADER = 64 * 1024 * 1024
+_OLD = ".old"  # ends the name of a folder that is being replaced
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -34,7 +35,8 @@ def write_tensors(
     """Write `stem.safetensors` and a JSON header that names its checksum, as one atomic step.
 
     Args:
-        folder: Made if need be; an older pair in it is replaced only when both are complete.
+        folder: Made if need be; an older one is replaced when the pair is complete. For that it
+            is renamed to `.NAME.*.old` for a moment, which a kill may leave (`restore_folders`).
         stem: "model" or "checkpoint"; the header is `config.json` or `checkpoint.json`.
         kind: What the files hold; checked on reading.
         tensors: By name; copied to the CPU.
@@ -58,6 +60,8 @@ def write_tensors(
             (draft / _header_name(stem)).write_text(_header_text(stamped))
             for name, text in (texts or {}).items():
                 (draft / name).write_text(text, encoding="utf-8", newline="")
+            for path in draft.iterdir():
+                _sync(path)
             _replace_folder(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -167,7 +171,7 @@ def _replace_folder(draft: Path, folder: Path) -> None:
     if not folder.is_dir():
         draft.rename(folder)
         return
-    old = folder.with_name(f"{draft.name}.old")
+    old = folder.with_name(f"{draft.name}{_OLD}")
     folder.rename(old)
     try:
         draft.rename(folder)
@@ -178,6 +182,20 @@ def _replace_folder(draft: Path, folder: Path) -> None:
         if not (folder / other.name).exists():
             other.rename(folder / other.name)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folders(parent: Path) -> None:
+    """Give folders their name back whose replacement a kill stopped half-way."""
+    for old in parent.glob(f".*{_OLD}"):
+        folder = parent / old.name.removeprefix(".").removesuffix(_OLD).rpartition(".")[0]
+        if not folder.exists():
+            old.rename(folder)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _sha256(path: Path) -> str:

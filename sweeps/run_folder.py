@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from slim.files import write_text_atomic
+from slim.files import restore_folders, write_text_atomic
 from sweeps.cli import read_values
 from sweeps.config import SweepConfig
 from sweeps.errors import InputError
@@ -118,6 +118,7 @@ class RunFolder:
     def remove_drafts(self) -> None:
         """Remove what a killed process left half written."""
         for folder in (self.path, self.state, self.models):
+            restore_folders(folder)
             for draft in folder.glob(".*.*") if folder.is_dir() else ():
                 remove(draft)
 

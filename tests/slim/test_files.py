@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from slim import FileFormatError
-from slim.files import check_tensors, read_tensors, write_tensors, write_text_atomic
+from slim.files import (
+    check_tensors,
+    read_tensors,
+    restore_folders,
+    write_tensors,
+    write_text_atomic,
+)
 from tests.slim import damage
 
 KIND = "a kind of file"
@@ -185,3 +191,23 @@ def test_text_stays_when_writing_fails(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_text_atomic(path, "new\ud800")
     assert contents(tmp_path) == {"front.csv": b"old\n"}
+
+
+@pytest.mark.parametrize("name", ["saved", "with.dots"])
+def test_a_replacement_that_a_kill_stopped_half_way_loses_nothing(name, tmp_path, monkeypatch):
+    folder = write_tensors(tmp_path / name, "model", KIND, TENSORS, {"note": "first"})
+    before, renamed = contents(folder), Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name.startswith(".") and target == folder:
+            raise KeyboardInterrupt
+        return renamed(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_tensors(folder, "model", KIND, {"c": torch.ones(1)}, {})
+    monkeypatch.undo()
+    assert not folder.exists()
+    restore_folders(tmp_path)
+    assert contents(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == [name]
