@@ -32,6 +32,7 @@ def judging_stage(session: Session, job: TrialJob, study: JudgedStudy) -> Judged
         session.progress.skip("judge")
         return study
     session.progress.begin("judge")
+    session.progress.credit("judge", len(study.rows()) / total)
     started = time.monotonic()
     with naming_stage("judge"):
         for done in judge_budgets(job, study, session.resources):

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
@@ -219,7 +219,7 @@ def probe_speed(
     torch.set_num_threads(min(config.cpus_per_trial, os.cpu_count() or 1))
     spec = read_spec(model)
     gmacs = count(Architecture.dense(spec)).macs / 1e9
-    recipe = config.finetune.recipe()
+    recipe = replace(config.finetune.recipe(), accumulation=1)
     size = min(recipe.batch_size, max(1, int(PROBE_GMACS / gmacs)))
     training = Training(spec.build(), task, preprocessing, recipe)
     batches = task.train_batches(preprocessing, recipe.augmentation, size, 0, 0)

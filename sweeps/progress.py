@@ -67,9 +67,14 @@ class Progress:
 
     def skip(self, stage: str) -> None:
         """A stage was done by an earlier session."""
-        self.skipped += self.units.get(stage, 0.0)
-        self.done[stage] = self.units.get(stage, 0.0)
+        self.credit(stage, 1.0)
         self._line(f"{stage}: done before")
+
+    def credit(self, stage: str, share: float) -> None:
+        """A share (0 to 1) of a stage's work was done by an earlier session."""
+        known = self.done.get(stage, 0.0)
+        self.done[stage] = self.units.get(stage, 0.0) * min(1.0, share)
+        self.skipped += self.done[stage] - known
 
     def advance(self, stage: str, share: float, detail: str) -> None:
         """A share (0 to 1) of a stage's work is done."""

@@ -36,6 +36,7 @@ def sweep_stage(
     recorder.reconcile()
     if study.remaining() > 0:
         session.progress.begin("sweep")
+        session.progress.credit("sweep", len(study.rows()) / config.trials)
         sweep_budgets(job, study, recorder, stopper, session.resources, folder, config.verbose)
     else:
         session.progress.skip("sweep")

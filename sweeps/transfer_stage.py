@@ -26,6 +26,10 @@ def transfer_stage(session: Session, front: list[int]) -> None:
     todo = [job for job in jobs if not finished_transfer(job, results)]
     if todo:
         session.progress.begin("transfer")
+    for task in {job.task for job in jobs}:
+        same = [job for job in jobs if job.task == task]
+        before = sum(row.task == task for row in rows)
+        session.progress.credit(f"transfer {task}", before / len(same))
     references = {task.name: ray.put(task) for task in session.transfers}
     arguments = [(job, references[job.task], config, results) for job in todo]
     for index, result in session.spread(run_transfer, arguments):

@@ -1,0 +1,63 @@
+"""What a plan and a running sweep say of the time that is left."""
+
+from dataclasses import replace
+
+import pytest
+
+from slim.tasks import load_task
+from sweeps.config import SweepConfig, VitConfig
+from sweeps.dense import make_dense, preprocessing_for
+from sweeps.plan import Finished, make_plan, probe_speed
+from sweeps.progress import Progress
+
+CONFIG = replace(
+    SweepConfig(),
+    data="digits",
+    vit=VitConfig(img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2),
+    dense=replace(SweepConfig().dense, epochs=1),
+    judge=replace(SweepConfig().judge, budgets=0, extra_trials=0),
+    share=replace(SweepConfig().share, epochs=0),
+)
+
+
+def progress(monkeypatch: pytest.MonkeyPatch) -> Progress:
+    task = load_task("digits")
+    model = make_dense(CONFIG, task)
+    plan = make_plan(CONFIG, model, task, [], 1, None, Finished())
+    shown = Progress("name", plan)
+    monkeypatch.setattr("sweeps.progress.time.monotonic", lambda: shown.started + 60)
+    return shown
+
+
+def test_a_probe_takes_batches_of_fewer_images_than_a_step_has_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task, finetune = load_task("digits"), replace(CONFIG.finetune, accumulation=64)
+    config = replace(CONFIG, finetune=finetune)
+    model = make_dense(config, task)
+    monkeypatch.setattr("sweeps.plan.PROBE_GMACS", 1e-9)  # as a large model: one image at a time
+    monkeypatch.setattr("sweeps.plan.PROBE_SECONDS", 0.0)
+    assert probe_speed(model, task, preprocessing_for(config, model, task), config) > 0
+
+
+def test_what_an_earlier_session_did_says_nothing_of_this_ones_speed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = progress(monkeypatch)
+    for stage in ("dense", "search"):
+        shown.skip(stage)
+    shown.begin("sweep")
+    shown.credit("sweep", 15 / 18)
+    assert shown.seconds_left() is None
+    shown.advance("sweep", 16 / 18, "trial 15 complete")
+    test = shown.units["test"] / shown.units["sweep"] * 18 * 60
+    assert shown.seconds_left() == pytest.approx(2 * 60 + test)
+
+
+def test_without_an_earlier_session_all_that_was_done_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = progress(monkeypatch)
+    shown.advance("dense", 1.0, "epoch 1/1")
+    rest = sum(shown.units.values()) / shown.units["dense"] - 1
+    assert shown.seconds_left() == pytest.approx(60 * rest)
