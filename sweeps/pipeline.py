@@ -69,7 +69,8 @@ def execute(command: Command) -> int:
         print(plan.to_json() if command.dry_run == "json" else plan.to_text())
         return DONE
     folder = _folder(config)
-    if command.resume and folder.recall("finished_trials") == config.trials:
+    ended = command.resume and folder.recall("finished_trials") == config.trials
+    if ended and not (config.register and "register" in command.given):
         print(f"run {folder.name} is finished; its files are in {folder.path}")
         return DONE
     if not command.resume:

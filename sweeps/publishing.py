@@ -73,12 +73,11 @@ def publish_models(tracker: Tracker, folder: RunFolder, front: list[TrialRow]) -
 def register_models(
     tracker: Tracker, folder: RunFolder, front: list[TrialRow], checkpoint: MaskCheckpoint
 ) -> None:
-    """Register what `publish_models` logged and MLflow has, once."""
-    if front and not folder.recall("registered"):
+    """Register what `publish_models` logged and MLflow has."""
+    if front:
         runs = {row.trial: tracker.run_id(run_of(row.trial)) for row in front}
         dense = count(checkpoint.select(Budget())).macs / 1e9
         register_front(tracker.client, folder.name, front, runs, dense)
-        folder.remember("registered", True)
 
 
 def front_note(front: FrontData) -> str:
@@ -95,8 +94,10 @@ def front_note(front: FrontData) -> str:
 
 
 def publish_reports(tracker: Tracker, folder: RunFolder, tracking_uri: str) -> list[Path]:
-    """Execute the notebooks against the run, and log the pages."""
-    pages: list[Path] = make_reports(tracking_uri, folder.name, folder.reports)
+    """Execute the notebooks against the run, which MLflow has, and log the pages."""
+    run = tracker.run_id(tracker.parent)
+    folder.remember("mlflow_run", run)
+    pages = make_reports(tracking_uri, folder.name, folder.reports, run_id=run)
     for page in pages:
         tracker.artifact(tracker.parent, page, "reports")
     return pages

@@ -56,6 +56,8 @@ def register_front(
 ) -> dict[str, int]:
     """Register each network of a front as a version, with an alias for each level of MACs.
 
+    A network that has a version keeps it.
+
     Args:
         client: Whose registry.
         name: Of the registered model.
@@ -71,16 +73,18 @@ def register_front(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    versions = {}
+    known = client.search_model_versions(f"name = '{name}'")
+    versions = {version.run_id: version.version for version in known}
     for row in front:
         run = runs[row.trial]
-        made = client.create_model_version(
-            name, f"runs:/{run}/{ARTIFACT}", run, tags={"trial": str(row.trial)}
-        )
-        versions[row.trial] = made.version
+        if run not in versions:
+            made = client.create_model_version(
+                name, f"runs:/{run}/{ARTIFACT}", run, tags={"trial": str(row.trial)}
+            )
+            versions[run] = made.version
     aliases = aliases_of(front, dense_gmacs)
     for alias, trial in aliases.items():
-        client.set_registered_model_alias(name, alias, versions[trial])
+        client.set_registered_model_alias(name, alias, versions[runs[trial]])
     return aliases
 
 

@@ -50,6 +50,18 @@ def test_a_model_from_the_registry_answers_as_the_network_does(
     assert served.metadata.signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
 
 
+def test_a_front_that_grew_gets_versions_for_what_is_new_alone(tmp_path: Path) -> None:
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.create_experiment("e", (tmp_path / "artifacts").as_uri())
+    runs = {trial: client.create_run(experiment).info.run_id for trial in (1, 2)}
+    for front in ([row(1, 1.0, 80.0)], [row(1, 1.0, 80.0), row(2, 1.5, 90.0)]):
+        register_front(client, "grown", front, runs, dense_gmacs=2.0)
+    known = client.search_model_versions("name = 'grown'")
+    assert sorted(version.tags["trial"] for version in known) == ["1", "2"]
+    for alias, trial in (("macs-100", "2"), ("macs-50", "1")):
+        assert client.get_model_version_by_alias("grown", alias).tags["trial"] == trial
+
+
 def test_an_alias_is_the_most_accurate_network_within_a_level() -> None:
     front = [row(3, 1.0, 80.0), row(2, 4.9, 90.0), row(0, 10.0, 95.0)]
     aliases = aliases_of(front, dense_gmacs=10.0)
