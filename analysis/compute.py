@@ -1,6 +1,5 @@
 """Where the time went: seconds by stage and by trial, epochs trained, states counted."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -16,6 +15,8 @@ STAGES = {
     "trials": "Trials",
     "transfer": "Transfer",
 }
+MOST_REASONS = 3
+"""Why trials did not complete, as a table tells it."""
 ALWAYS = ("dense", "search", "trials", "transfer")
 _COLOURS = {
     "COMPLETE": theme.BLUE,
@@ -28,8 +29,9 @@ _COLOURS = {
 class ComputeData(NamedTuple):
     """Seconds by stage (only stages with a measured time) and the trials that took them.
 
-    `seconds` is summed over all workers, so it is not the time on the clock. `trials` has the
-    columns trial, state, epochs and seconds; `states` counts the trials by state.
+    `seconds` is summed over networks that were trained or judged side by side, so it is not the
+    time on the clock. `trials` has the columns trial, state, epochs, seconds and reason; `states`
+    counts the trials by state.
     """
 
     seconds: dict[str, float]
@@ -39,19 +41,20 @@ class ComputeData(NamedTuple):
 
 
 def compute_data(
-    trials: pd.DataFrame, stages: pd.DataFrame, metrics: Mapping[str, float] | None = None
+    trials: pd.DataFrame, stages: pd.DataFrame, judged: pd.DataFrame | None = None
 ) -> ComputeData:
     """Sum the seconds of each stage.
 
     Args:
         trials: The columns of `trials.csv`.
         stages: One row per other child run, with the columns kind and seconds.
-        metrics: Of the sweep as a whole; `judge_seconds` is the time of judging on the clock.
+        judged: One row per judged budget, with the column seconds.
     """
     sums = {kind: _sum(stages.loc[stages["kind"] == kind, "seconds"]) for kind in STAGES}
-    sums["judge"] = float((metrics or {}).get("judge_seconds", 0.0))
+    sums["judge"] = 0.0 if judged is None else _sum(judged["seconds"])
     sums["trials"] = _sum(trials["seconds"])
-    known = trials[["trial", "state", "epochs", "seconds"]].sort_values("trial", ignore_index=True)
+    columns = ["trial", "state", "epochs", "seconds", "reason"]
+    known = trials[columns].sort_values("trial", ignore_index=True)
     counts = trials["state"].value_counts()
     return ComputeData(
         seconds={kind: sums[kind] for kind in STAGES if sums[kind] > 0},
@@ -68,7 +71,8 @@ def compute_sentence(data: ComputeData) -> str:
     total = sum(data.seconds.values())
     largest = max(data.seconds, key=lambda kind: data.seconds[kind])
     told = [
-        f"All workers together computed for {wording.duration(total)}; the largest part was "
+        f"The networks took {wording.duration(total)}, summed over those that were trained or "
+        "judged side by side; the largest part was "
         f"{STAGES[largest].lower()} ({wording.share(data.seconds[largest] / total)})."
     ]
     missing = [STAGES[kind].lower() for kind in ALWAYS if kind not in data.seconds]
@@ -85,7 +89,15 @@ def compute_sentence(data: ComputeData) -> str:
 
 def early_stops_sentence(data: ComputeData) -> str:
     """How many trials were stopped early, and the epochs that this saved, in Markdown."""
-    stopped = data.trials[data.trials["state"] == "PRUNED"]
+    pruned = data.trials[data.trials["state"] == "PRUNED"]
+    stopped = pruned[pruned["epochs"] > 0]
+    slow = len(pruned) - len(stopped)
+    told = _stops_sentence(stopped, data)
+    return told + (f" {wording.counted(slow, 'trial')} ended untrained." if slow else "")
+
+
+def _stops_sentence(stopped: pd.DataFrame, data: ComputeData) -> str:
+    """Of the trials that were stopped at a rung."""
     if stopped.empty:
         return "No trial was stopped early."
     whole = data.trials.loc[data.trials["state"] == "COMPLETE", "epochs"].max()
@@ -125,9 +137,17 @@ def states_table(data: ComputeData) -> pd.DataFrame:
                 "Epochs": round(_sum(of_state["epochs"])),
                 "Time": wording.duration(_sum(of_state["seconds"])),
                 "Median per trial": wording.duration(float(of_state["seconds"].median())),
+                "Why": _reasons(of_state["reason"]),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _reasons(told: pd.Series) -> str:
+    """The different ones, the most frequent first, a few of them."""
+    known = told[told != ""].value_counts()
+    more = [f"and {len(known) - MOST_REASONS} more"] if len(known) > MOST_REASONS else []
+    return "; ".join([*known.index[:MOST_REASONS], *more])
 
 
 def draw_stages(data: ComputeData) -> go.Figure:
@@ -147,7 +167,7 @@ def draw_stages(data: ComputeData) -> go.Figure:
             hovertemplate="%{y}: %{text}<extra></extra>",
         )
     )
-    figure.update_xaxes(title_text=f"Time, all workers together ({unit})")
+    figure.update_xaxes(title_text=f"Time, summed over networks ({unit})")
     height, margin = 160 + 45 * len(kinds), {"r": 90, "t": 40}
     figure.update_layout(template=theme.TEMPLATE, height=height, margin=margin)
     return figure

@@ -39,7 +39,7 @@ def curves_sentence(curves: tuple[Curve, ...]) -> str:
     if not complete:
         return "No complete trial has logged more than one epoch, so there is no curve to judge."
     rising = sum(curve.val_top1[-1] >= max(curve.val_top1) for curve in complete)
-    stopped = sum(curve.state == "PRUNED" for curve in curves)
+    stopped = sum(curve.state == "PRUNED" and curve.epochs[-1] > 0 for curve in curves)
     told = (
         f"{rising} of {len(complete)} complete trials with a history ended at their best epoch: "
         "the more of them, the more another epoch may still give."

@@ -32,7 +32,11 @@ _FIGURE = "application/vnd.plotly.v1+json"
 
 
 def make_reports(
-    tracking_uri: str, run_name: str, folder: str | Path, names: Sequence[str] = REPORTS
+    tracking_uri: str,
+    run_name: str,
+    folder: str | Path,
+    names: Sequence[str] = REPORTS,
+    run_id: str | None = None,
 ) -> list[Path]:
     """Execute notebooks against a run and write each as one HTML page that needs no network.
 
@@ -44,6 +48,8 @@ def make_reports(
         run_name: The sweep's name.
         folder: Where `NAME.html` goes; made if need be. Existing pages are replaced atomically.
         names: Some of REPORTS.
+        run_id: MLflow's id of the sweep's run, where several may have the name; by default the
+            newest is meant.
 
     Returns:
         The pages' paths, in the order of `names`.
@@ -56,12 +62,18 @@ def make_reports(
         raise ReportError(f"no report named {unknown[0]!r}; choose from {', '.join(REPORTS)}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = {"tracking_uri": tracking_uri, "run_name": run_name}
+    parameters = {"tracking_uri": tracking_uri, "run_name": run_id or run_name}
     pages = {name: (folder / f"{name}.html", f"{run_name}: {name}") for name in names}
     return _make_pages(pages, parameters)
 
 
-def make_comparison(tracking_uri: str, first: str, second: str, page: str | Path) -> Path:
+def make_comparison(
+    tracking_uri: str,
+    first: str,
+    second: str,
+    page: str | Path,
+    run_ids: tuple[str, str] | None = None,
+) -> Path:
     """Write one HTML page with the fronts of two runs beside each other.
 
     Args:
@@ -69,11 +81,13 @@ def make_comparison(tracking_uri: str, first: str, second: str, page: str | Path
         first: A sweep's name.
         second: Another's.
         page: The file; replaced atomically.
+        run_ids: As `run_id` of `make_reports`, of both.
 
     Raises:
         ReportError: If a run is not there or the notebook fails; one line.
     """
-    parameters = {"tracking_uri": tracking_uri, "first_name": first, "second_name": second}
+    wanted = dict(zip(("first_name", "second_name"), run_ids or (first, second), strict=True))
+    parameters = {"tracking_uri": tracking_uri} | wanted
     pages = {"two_runs": (Path(page), f"{first} and {second}")}
     return _make_pages(pages, parameters)[0]
 

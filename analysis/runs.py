@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlflow.entities
 import pandas as pd
+import yaml
 from mlflow import MlflowClient
 
 import slim
@@ -29,6 +30,7 @@ TRIALS = {
     "epochs": "float64",
     "seconds": "float64",
     "front": "bool",
+    "reason": "str",
     "run_id": "str",
     "url": "str",
 }
@@ -53,7 +55,9 @@ STAGES = {
     "params_m": "float64",
     "run_id": "str",
 }
-JUDGED = dict.fromkeys(("tokens", "mhsa", "mlp", "gmacs", "params_m", "val_top1"), "float64")
+_JUDGED = ("tokens", "mhsa", "mlp", "gmacs", "params_m", "val_top1", "seconds")
+JUDGED = dict.fromkeys(_JUDGED, "float64")
+_ended: dict[tuple[str, str, int], "Run"] = {}  # the last one read: notebooks share a process
 _STATES = {"FINISHED": "COMPLETE", "KILLED": "PRUNED"}
 
 
@@ -65,11 +69,11 @@ class Run:
         name: The sweep's name.
         run_id: MLflow's id of the parent run.
         status: MLflow's status of the parent run; RUNNING while the sweep goes on.
-        params: The sweep's configuration, flattened, as text.
+        params: The sweep's configuration as it ended, flattened, as text.
         metrics: Of the sweep as a whole.
         trials: One row per trial in order of number. `*_top1` in percent, `gmacs` in 1e9 MACs and
-            `params_m` in 1e6 parameters for one image; `url` is the run's page, or missing when
-            the tracking store is no server.
+            `params_m` in 1e6 parameters for one image; `reason` is why it did not complete, `url`
+            the run's page, or missing when the tracking store is no server.
         epochs: Validation top-1 (%) of each trial after each epoch.
         transfer: One row per task, network, method and seed; `trial` is a number or `dense`.
         stages: One row per child run that is not a trial: kind dense, search or transfer.
@@ -101,16 +105,26 @@ class Run:
 def load_run(tracking_uri: str, name: str) -> Run:
     """Read a sweep from MLflow; the newest, if several have the name.
 
+    A sweep that has ended is read once, as long as no other is read.
+
     Args:
         tracking_uri: As MLflow takes it, for example `sqlite:///mlflow.db` or a server's address.
-        name: The sweep's name.
+        name: The sweep's name, or MLflow's id of its run.
 
     Raises:
         RunNotFoundError: If no sweep of that name is there.
-        slim.FileFormatError: If an `architecture.json` or `judged.csv` is damaged.
+        slim.FileFormatError: If an `architecture.json`, `judged.csv` or `config.yaml` is damaged.
     """
     client = MlflowClient(tracking_uri=tracking_uri)
     parent = _find_parent(client, tracking_uri, name)
+    ended = (tracking_uri, parent.info.run_id, parent.info.end_time or 0)
+    if parent.info.status == "RUNNING" or ended not in _ended:
+        _ended.clear()
+        _ended[ended] = _read(client, tracking_uri, parent)
+    return _ended[ended]
+
+
+def _read(client: MlflowClient, tracking_uri: str, parent: mlflow.entities.Run) -> Run:
     experiment, parent_id = parent.info.experiment_id, parent.info.run_id
     tagged = f"tags.`mlflow.parentRunId` = '{parent_id}'"
     children = list(_search(client, experiment, tagged))
@@ -118,23 +132,24 @@ def load_run(tracking_uri: str, name: str) -> Run:
     trials.sort(key=_number)
     page = f"{tracking_uri.rstrip('/')}/#/experiments/{experiment}/runs/"
     is_server = tracking_uri.startswith(("http://", "https://"))
+    left = {artifact.path for artifact in client.list_artifacts(parent_id)}
     return Run(
-        name=name,
+        name=parent.info.run_name,
         run_id=parent_id,
         status=parent.info.status,
-        params=dict(parent.data.params),
+        params=dict(parent.data.params) | _read_config(client, parent_id, left),
         metrics=dict(parent.data.metrics),
         trials=_frame(TRIALS, [_trial_row(run, page if is_server else None) for run in trials]),
         epochs=_frame(EPOCHS, [row for run in trials for row in _epoch_rows(client, run)]),
         transfer=_frame(TRANSFER, _rows_of_kind(children, "transfer", TRANSFER)),
         stages=_frame(STAGES, _stage_rows(children)),
-        judged=_read_judged(client, parent_id),
+        judged=_read_judged(client, parent_id, left),
         architectures=_read_architectures(client, trials),
     )
 
 
 def find_run(tracking_uri: str, name: str) -> str:
-    """MLflow's id of a sweep; of the newest, if several have the name.
+    """MLflow's id of a sweep by its name or that id; of the newest, if several have the name.
 
     Raises:
         RunNotFoundError: If no sweep of that name is there.
@@ -159,11 +174,11 @@ def run_sentence(run: Run) -> str:
 
 
 def _find_parent(client: MlflowClient, tracking_uri: str, name: str) -> mlflow.entities.Run:
-    """The newest sweep of that name; names are compared here, so that any text is safe."""
+    """The newest sweep of that name or id; compared here, so that any text is safe."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
         for run in _search(client, experiment.experiment_id, "tags.kind = 'sweep'"):
-            if run.info.run_name == name:
+            if name in (run.info.run_name, run.info.run_id):
                 return run
     raise RunNotFoundError(
         f"no sweep named {name!r} in experiment {EXPERIMENT} at {tracking_uri}; "
@@ -207,6 +222,7 @@ def _trial_row(run: mlflow.entities.Run, page: str | None) -> dict[str, object]:
         **{name: float(params.get(name, math.nan)) for name in ("tokens", "mhsa", "mlp")},
         **run.data.metrics,
         "front": tags.get("front") == "true",
+        "reason": tags.get("reason", ""),
         "run_id": run.info.run_id,
         "url": None if page is None else page + run.info.run_id,
     }
@@ -245,9 +261,26 @@ def _stage_rows(children: list[mlflow.entities.Run]) -> list[dict[str, object]]:
     ]
 
 
-def _read_judged(client: MlflowClient, parent: str) -> pd.DataFrame:
+def _read_config(client: MlflowClient, parent: str, left: set[str]) -> dict[str, str]:
+    """The configuration that a sweep left with its run: MLflow keeps parameters as they were
+    first, and a resumed sweep may have others."""
+    if "config.yaml" not in left:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = client.download_artifacts(parent, "config.yaml", folder)
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (ValueError, yaml.YAMLError) as error:
+            raise slim.FileFormatError(f"config.yaml is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise slim.FileFormatError("config.yaml is damaged: it holds no names with values")
+    flat = pd.json_normalize(values).iloc[0]
+    return {str(name): str(value) for name, value in flat.items()}
+
+
+def _read_judged(client: MlflowClient, parent: str, left: set[str]) -> pd.DataFrame:
     """The table that judging left with the parent run; empty where there is none."""
-    if not any(artifact.path == "judged.csv" for artifact in client.list_artifacts(parent)):
+    if "judged.csv" not in left:
         return _frame(JUDGED, [])
     with tempfile.TemporaryDirectory() as folder:
         table = pd.read_csv(client.download_artifacts(parent, "judged.csv", folder))

@@ -1,12 +1,13 @@
 """Reports of runs that are there already: made again, or two runs beside each other."""
 
+import contextlib
 from pathlib import Path
 
 import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from analysis.errors import AnalysisError
+from analysis.errors import AnalysisError, RunNotFoundError
 from analysis.reports import make_comparison, make_reports
 from analysis.runs import find_run
 from sweeps.cli import Command
@@ -37,8 +38,9 @@ def report(command: Command) -> int:
 def _again(command: Command) -> list[Path]:
     folder = RunFolder.open(command.config.storage, str(command.report))
     uri = _tracking_uri(command, folder)
-    parent = _find(uri, folder.name)
-    pages = make_reports(uri, folder.name, folder.reports)
+    parent = _find(uri, folder)
+    pages = make_reports(uri, folder.name, folder.reports, run_id=parent)
+    folder.mirror.keep(*pages)
     client = MlflowClient(uri)
     for page in pages:
         client.log_artifact(parent, str(page), "reports")
@@ -56,16 +58,22 @@ def _compared(command: Command) -> list[Path]:
             f"run {first} is tracked in {uris[0]} and run {second} in {uris[1]}; give the "
             "--tracking-uri that holds both"
         )
-    for name in (first, second):
-        _find(uris[0], name)
-    page = Path(command.config.storage) / f"{first}-and-{second}.html"
-    return [make_comparison(uris[0], first, second, page)]
+    runs = (_find(uris[0], folders[0]), _find(uris[0], folders[1]))
+    mirror = folders[0].mirror
+    page = mirror.folder / f"{first}-and-{second}.html"
+    make_comparison(uris[0], first, second, page, runs)
+    mirror.keep(page)
+    return [page]
 
 
-def _find(uri: str, name: str) -> str:
+def _find(uri: str, folder: RunFolder) -> str:
     """The id of a run's MLflow run; a first look at whether MLflow answers."""
+    known = folder.recall("mlflow_run")
     try:
-        return find_run(uri, name)
+        with contextlib.suppress(RunNotFoundError):  # where another store is asked
+            if known:
+                return find_run(uri, str(known))
+        return find_run(uri, folder.name)
     except (MlflowException, OSError) as error:
         raise unusable(uri, error) from error
 

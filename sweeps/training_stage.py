@@ -39,7 +39,8 @@ def training_stage(
         session.progress.skip(name)
         return
     session.progress.begin(name)
-    run, started = tracker.child(name, name, tags), time.monotonic()
+    run = tracker.child(name, name, tags)
+    started = time.monotonic() - float(folder.recall(f"{name}_seconds") or 0.0)
     tracker.reopen(run)  # an interrupted one is taken up again
     arguments = (session.config, session.task_reference, *folders, folder.state / f"{name}.pt")
     trained = stream(
@@ -52,7 +53,7 @@ def training_stage(
     )
     try:
         with naming_stage(name):
-            _follow(session, name, run, trained, epochs)
+            _follow(session, name, run, trained, epochs, started)
     except slim.StoppedTraining as error:
         raise InterruptedRun from error
     except slim.StorageError as error:
@@ -67,12 +68,17 @@ def training_stage(
     folder.remember(f"{name}_done", True)
 
 
-def _follow(session: Session, name: str, run: str, trained: Iterator[Epoch], epochs: int) -> None:
-    """Log and show a stage's epochs as they come."""
-    for epoch in trained:
+def _follow(
+    session: Session, name: str, run: str, trained: Iterator[Epoch], epochs: int, started: float
+) -> None:
+    """Log and show a stage's epochs as they come, and keep the seconds of all sessions."""
+    for number, epoch in enumerate(trained):
+        if not number and epoch.epoch > 1:  # from the state of an earlier session
+            session.progress.credit(name, (epoch.epoch - 1) / epochs)
         session.tracker.metrics(run, {"val_top1": epoch.val_top1}, step=epoch.epoch)
         if epoch.epoch:
             session.tracker.metrics(run, {"loss": epoch.loss}, step=epoch.epoch)
         count = f"epoch {epoch.epoch}/{epochs}, " if epochs else ""
         detail = f"{count}val top-1 {epoch.val_top1:.2f} %"
         session.progress.advance(name, epoch.epoch / epochs if epochs else 1.0, detail)
+        session.folder.remember(f"{name}_seconds", time.monotonic() - started)

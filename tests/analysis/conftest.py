@@ -87,13 +87,13 @@ PLANE = tuple((b, 60 + 10 * b.tokens + 5 * b.mhsa + 2 * b.mlp) for b in GRID)
 JUDGED = Sweep(
     name="judged first",
     stages={"dense": 20.0, "search": 10.0, "share": 10.0},
-    metrics={"judge_seconds": 60.0},
     judged=PLANE,
     trials=(
         Trial(0, DENSE, curve=(80, 90.0), seconds=5.0, front=True),
         Trial(1, Budget(mhsa=0.4), curve=(75, 86.0), seconds=5.0, front=True),
         Trial(2, Budget(0.4, 0.4, 0.4), curve=(70, 80.0), seconds=5.0, front=True),
         Trial(3, Budget(0.4, 0.7, 1.0), state="PRUNED", curve=(60.0,), seconds=2.0),
+        Trial(4, Budget(0.7, 0.7, 1.0), state="PRUNED", seconds=1.0, reason="9 ms an image"),
     ),
 )
 

