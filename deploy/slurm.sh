@@ -10,10 +10,8 @@
 #SBATCH --cpus-per-task=32
 #SBATCH --time=24:00:00
 #SBATCH --export=ALL
-#SBATCH --signal=INT@120
 set -euo pipefail
 
-# Ctrl-C's signal 120 s before the time is up ends the run cleanly; the same command with --resume NAME goes on.
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head --lines=1)
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname --ip-address | awk '{print $1}')
 port=$((20000 + SLURM_JOB_ID % 20000)) # two jobs on one node do not meet
@@ -22,9 +20,16 @@ port=$((20000 + SLURM_JOB_ID % 20000)) # two jobs on one node do not meet
 RAY_AUTH_TOKEN=$(head --bytes=32 /dev/urandom | sha256sum | awk '{print $1}')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 
+# Ctrl-C's signal, 120 s before the job's time is up, has trainings write their states; the same with --resume NAME in
+# place of --name goes on. It is for the driver alone: Ray's own processes would end at once.
+end=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)
+left=0 # never, where a job has no end
+if [[ $end == *T* ]]; then left=$(($(date --date="$end" +%s) - $(date +%s) - 120)); fi
+
 # Starts a head on the node that has the address and workers on the others, waits for all, runs the command on the head,
 # and stops Ray everywhere when it ends.
-srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
+srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     ray symmetric-run --address "$address:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" -- \
+    timeout --foreground --preserve-status --signal=INT "$left" \
     python run_sweep.py --cluster "$address:$port" "$@"
