@@ -9,7 +9,6 @@ import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from sweeps.errors import InputError
 from sweeps.front_view import SHARED_VIEW, front_page, front_view
 from sweeps.ledger import Ledger
 from sweeps.outbox import Message, Outbox
+from sweeps.versions import versions_of
 
 EXPERIMENT = "vit-slim"
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
@@ -313,7 +313,7 @@ def _artifacts(uri: str) -> str | None:
 
 def _versions() -> dict[str, str]:
     """Package versions and the git commit, as tags."""
-    tags = {f"version.{name}": version(name) for name in VERSIONED}
+    tags = {f"version.{name}": found for name, found in versions_of(VERSIONED).items()}
     root = Path(__file__).parent.parent
     shown = subprocess.run(
         ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
