@@ -87,20 +87,8 @@ def submitted(slurm: dict[str, str], cwd: Path, *arguments: str) -> subprocess.C
 def test_two_nodes_of_slurm_train_every_network_of_a_run_together(
     slurm: dict[str, str], tmp_path: Path
 ) -> None:
-    tiny = [
-        "--workers-per-trial",
-        "2",
-        "--name",
-        "two",
-        "--tasks",
-        "none",
-        "--dense.epochs",
-        "1",
-        "--share.epochs",
-        "0",
-        "--trials",
-        "2",
-    ]
+    tiny = ["--workers-per-trial", "2", "--name", "two", "--tasks", "none", "--trials", "2"]
+    tiny += ["--method", "judge", "--dense.epochs", "1", "--share.epochs", "0"]
     without_cluster = [word for word in SMALL if word not in ("--cluster", "local")]
     done = submitted(slurm, tmp_path, *without_cluster, *tiny)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -43,7 +43,8 @@ def trials(bucket) -> pd.DataFrame:
 
 
 def test_a_run_in_a_bucket_is_whole_and_goes_on_elsewhere(bucket, tmp_path: Path) -> None:
-    arguments = ["--storage", STORAGE, "--tasks", "none", "--share.epochs", "0"]
+    arguments = ["--storage", STORAGE, "--tasks", "none"]
+    arguments += ["--method", "judge", "--share.epochs", "0"]
     short = ["--dense.epochs", "1", "--trials", "2", "--name", "far"]
     run_sweep_process(tmp_path, *SMALL, *arguments, *short)
     assert files(bucket) >= {
