@@ -77,11 +77,11 @@ def test_a_run_in_a_bucket_is_whole_and_goes_on_elsewhere(bucket, tmp_path: Path
 
 def test_a_search_in_a_bucket_is_taken_elsewhere(bucket, tmp_path: Path) -> None:
     arguments = ["--storage", STORAGE, "--tasks", "none", "--trials", "1", "--judge.budgets", "2"]
-    run_sweep_process(tmp_path, *SMALL, *arguments, "--dense.epochs", "1", "--name", "far")
+    run_sweep_process(tmp_path, *SMALL, *arguments, "--dense.epochs", "1", "--name", "near")
     shutil.rmtree(working_folder(STORAGE))  # as on another machine
-    taking = ["--searched", "far", "--name", "again", "--method", "share", "--seed", "1"]
+    taking = ["--searched", "near", "--name", "again", "--method", "share", "--seed", "1"]
     local = ["--cluster", "local", "--finetune.epochs", "1"]
     run_sweep_process(tmp_path, *taking, *arguments, *local)
     for part in ("dense/model", "search/checkpoint", "shared/checkpoint"):
-        ours, theirs = (body(bucket, f"{run}/{part}.safetensors") for run in ("again", "far"))
+        ours, theirs = (body(bucket, f"{run}/{part}.safetensors") for run in ("again", "near"))
         assert ours == theirs
