@@ -35,3 +35,5 @@ class Budget:
                     f"budget {field.name}={value!r} is outside (0, 1]; "
                     "give the fraction to keep, 1 for all"
                 )
+            if not isinstance(value, int | float):  # numpy's, which JSON does not take
+                object.__setattr__(self, field.name, float(value))

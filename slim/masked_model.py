@@ -83,6 +83,11 @@ class MaskedModel(nn.Module, ABC):
         """The masked blocks, in order."""
         return [self.vit.get_submodule(name) for name in self.spec.block_names]
 
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that timm's optimizers give no weight decay: those that its model tells, and
+        the masks."""
+        return {f"vit.{name}" for name in self.vit.no_weight_decay()} | set(self.mask_parameters())
+
     def forward(self, images: Tensor) -> Tensor:
         """Classify images (B, C, H, W): logits (B, classes)."""
         return self.forward_head(self.vit.forward_features(images))

@@ -59,6 +59,10 @@ class SharedModel(nn.Module):
         shared = self._with_weights(weights)
         return replace(shared, scores=self.ranking, data=data or {}, metrics=metrics or {})
 
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that timm's optimizers give no weight decay, as its models tell."""
+        return {f"vit.{name}" for name in self.vit.no_weight_decay()}
+
     def _run(self, architecture: Architecture, images: Tensor) -> Tensor:
         """The logits of one subnetwork: (B, classes)."""
         if architecture.is_dense:

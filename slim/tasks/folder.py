@@ -1,6 +1,6 @@
 """A task whose images lie in folders, one per class, read by timm's reader and transforms."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from timm.data.readers.img_extensions import get_img_extensions
@@ -45,17 +45,18 @@ def _read_splits(root: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
     """Find classes and splits under a folder."""
     if not (root / "train").is_dir():
         classes, samples = _scan(root, None)
-        return classes, arrange(samples, None, None, _class_folder)
+        return classes, arrange(samples, None, None, _class_folder(root, classes))
     classes, train = _scan(root / "train", None)
     val_folder = next((root / n for n in VAL_NAMES if (root / n).is_dir()), None)
     test_folder = root / "test" if (root / "test").is_dir() else None
     val = _scan(val_folder, classes)[1] if val_folder else None
     test = _scan(test_folder, classes)[1] if test_folder else None
-    return classes, arrange(train, val, test, _class_folder)
+    return classes, arrange(train, val, test, _class_folder(root / "train", classes))
 
 
-def _class_folder(sample: Sample) -> str:
-    return f"class folder {Path(sample[0]).parent}"
+def _class_folder(folder: Path, classes: Sequence[str]) -> Callable[[Sample], str]:
+    """What an error calls the class of a sample."""
+    return lambda sample: f"class folder {folder / classes[sample[1]]}"
 
 
 def _scan(folder: Path, classes: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[Sample]]:
@@ -66,7 +67,7 @@ def _scan(folder: Path, classes: tuple[str, ...] | None) -> tuple[tuple[str, ...
         raise TaskError(
             f"data folder {folder} holds no images ({endings}); expected {folder}/CLASS/IMAGE"
         )
-    names = tuple(sorted({name for _, name in found}, key=natural_key))
+    names = tuple(sorted({name for _, name in found}, key=lambda name: (natural_key(name), name)))
     if classes is None:
         _refuse_empty_class(folder, names)
         if len(names) < 2:

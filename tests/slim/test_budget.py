@@ -1,5 +1,8 @@
 """A budget is three fractions in (0, 1]."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,7 +19,9 @@ def test_any_fraction_above_0_up_to_1_is_a_budget(fractions):
 
 
 def test_numbers_of_numpy_are_numbers():
-    assert Budget(np.float32(0.5), np.float64(0.25), np.int64(1)) == Budget(0.5, 0.25, 1)
+    budget = Budget(np.float32(0.5), np.float64(0.25), np.int64(1))
+    assert budget == Budget(0.5, 0.25, 1)
+    assert json.loads(json.dumps(asdict(budget))) == {"tokens": 0.5, "mhsa": 0.25, "mlp": 1}
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)

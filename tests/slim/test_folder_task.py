@@ -143,9 +143,9 @@ def test_hidden_folders_hold_no_class(root):
 
 
 def test_classes_are_numbered_as_people_count(tmp_path):
-    for name in ("10", "9", "b", "a"):
+    for name in ("10", "9", "b", "a", "A", "09"):
         fill(tmp_path / name, 4)
-    assert FolderTask("sorted", tmp_path).classes == ("9", "10", "a", "b")
+    assert FolderTask("sorted", tmp_path).classes == ("09", "9", "10", "A", "a", "b")
 
 
 def test_splits_stay_when_the_folder_is_read_again_or_moved(root, tmp_path):
@@ -217,6 +217,12 @@ def a_class_of_two(root: Path) -> None:
     fill(root / "dog", 2)
 
 
+def a_class_of_two_in_two_places(root: Path) -> None:
+    fill(root / "cat", 5)
+    fill(root / "dog" / "indoor", 1)
+    fill(root / "dog" / "outdoor", 1)
+
+
 def a_class_of_one_beside_val(root: Path) -> None:
     fill(root / "train" / "cat", 5)
     fill(root / "train" / "dog", 1)
@@ -246,6 +252,7 @@ def an_empty_split(root: Path) -> None:
         (images_without_classes, r"0\.png lies beside the class folders, not in one"),
         (a_class_without_images, "newt holds no images; add some or remove it"),
         (a_class_of_two, "dog has 2 images, 3 are needed"),
+        (a_class_of_two_in_two_places, "data/dog has 2 images, 3 are needed"),
         (a_class_of_one_beside_val, "dog has 1 images, 2 are needed"),
         (a_class_that_train_lacks, "val has class 'newt', which the train split lacks"),
         (an_empty_split, "val holds no images"),
