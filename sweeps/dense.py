@@ -1,5 +1,6 @@
 """The first stage: the dense model, loaded or trained."""
 
+import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
@@ -51,6 +52,16 @@ def make_dense(config: SweepConfig, task: Task, weights: bool = True) -> nn.Modu
     except slim.SlimError as error:
         raise InputError(f"model {config.model}: {error}") from error
     return model
+
+
+def has_other_images(folder: Path, task: Task) -> bool:
+    """Whether a task's images are not those that the dense model in a folder was made for.
+
+    Raises:
+        FileFormatError: If the model is damaged.
+    """
+    seen = slim.serving.load_about(folder).get("data")
+    return bool(seen != json.loads(json.dumps(task.fingerprint())))
 
 
 def preprocessing_for(config: SweepConfig, model: nn.Module, task: Task) -> Preprocessing:

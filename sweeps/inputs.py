@@ -16,7 +16,7 @@ from slim.training import Training
 from sweeps.cli import Command
 from sweeps.cluster import check_shares
 from sweeps.config import SweepConfig, dense_epochs, flatten
-from sweeps.dense import make_dense
+from sweeps.dense import has_other_images, make_dense
 from sweeps.errors import InputError
 from sweeps.run_folder import RunFolder
 from sweeps.searched import known_scores, searched_model, stages_taken
@@ -190,3 +190,20 @@ def resumed_config(command: Command) -> SweepConfig:
         )
     changes = {name: getattr(asked, name) for name in (MAY_CHANGE & command.given) | {"storage"}}
     return replace(stored, **changes, trials=trials)
+
+
+def check_images(folder: RunFolder, task: Task) -> None:
+    """Refuse to go on with other images than those that the run's dense model was made for.
+
+    Raises:
+        InputError: If images or classes differ, or the model is damaged.
+    """
+    try:
+        differs = folder.recall("dense_done") and has_other_images(folder.dense, task)
+    except slim.FileFormatError as error:
+        raise InputError(f"run {folder.name} cannot go on: {error}") from error
+    if differs:
+        raise InputError(
+            f"data {task.name} has other images or classes than run {folder.name} began with; "
+            "bring those back, or begin another run"
+        )

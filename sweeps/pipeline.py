@@ -19,7 +19,7 @@ from sweeps.config import SweepConfig, dense_epochs, flatten
 from sweeps.dense import preprocessing_for, saved_preprocessing, train_dense
 from sweeps.errors import InputError, InterruptedRun, StoppedRun
 from sweeps.front import pareto_front
-from sweeps.inputs import check_inputs, resumed_config
+from sweeps.inputs import check_images, check_inputs, resumed_config
 from sweeps.judged import JudgedStudy
 from sweeps.judging_stage import judging_stage
 from sweeps.masking import search_masks
@@ -59,7 +59,9 @@ def execute(command: Command) -> int:
     """
     config = resumed_config(command) if command.resume else with_search_of(command)
     config, task, transfers, model = check_inputs(config, begins=not command.resume)
-    if not command.resume and config.name:
+    if command.resume:
+        check_images(_folder(config), task)
+    elif config.name:
         _folder(config).refuse_taken()
     if command.dry_run:
         speed = probe_speed(model, task, preprocessing_for(config, model, task), config)

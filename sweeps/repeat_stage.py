@@ -2,7 +2,7 @@
 
 import slim
 from sweeps.recorder import run_of
-from sweeps.repeats import RepeatRow, plan_repeats, repeat_trial, spread_of
+from sweeps.repeats import RepeatRow, plan_repeats, repeat_trial, repeated, spread_of
 from sweeps.session import Session, raised
 from sweeps.trial import TrialJob
 from sweeps.trials import TrialRow, write_table
@@ -25,6 +25,8 @@ def repeat_stage(session: Session, job: TrialJob, front: list[TrialRow]) -> list
     session.progress.begin("repeats")
     folder = session.folder.state / "repeats"
     jobs = [(row, repeat, job, folder) for row, repeat in todo]
+    before = sum(repeated(row, repeat, folder).is_dir() for row, repeat in todo)
+    session.progress.credit("repeats", before / len(jobs))
     rows: list[RepeatRow] = []
     for done, (index, result) in enumerate(session.spread(repeat_trial, jobs), 1):
         if isinstance(result, slim.SlimError) and not isinstance(result, slim.StorageError):
@@ -32,7 +34,8 @@ def repeat_stage(session: Session, job: TrialJob, front: list[TrialRow]) -> list
             session.progress.note(f"repeat {repeat} of trial {row.trial} failed: {result}")
         else:
             rows.append(raised(result))
-        session.progress.advance("repeats", done / len(jobs), f"training {done}/{len(jobs)}")
+        share = max(before, done) / len(jobs)  # those that are only read come first
+        session.progress.advance("repeats", share, f"training {done}/{len(jobs)}")
     return rows
 
 

@@ -38,22 +38,27 @@ def repeat_trial(row: TrialRow, repeat: int, job: TrialJob, folder: Path) -> Rep
         job: What every trial of the sweep shares.
         folder: Of all repeats; the network stays there.
     """
-    name = f"{row.trial}-{repeat}"
-    if not (folder / name).is_dir():
+    network = repeated(row, repeat, folder)
+    if not network.is_dir():
         again = replace(job, models=folder, states=folder / "states")
         budget = {"tokens": row.tokens, "mhsa": row.mhsa, "mlp": row.mlp}
         for _ in train_budget({"number": row.trial, "repeat": repeat, **budget}, again):
             pass
     device, preprocessing = worker_device(), job.shared.preprocessing
-    vit = slim.load(folder / name).to(device)
+    vit = slim.load(network).to(device)
     task = ray.get(job.shared.task)
     return RepeatRow(
         trial=row.trial,
         repeat=repeat,
         gmacs=row.gmacs,
-        val_top1=slim.serving.load_about(folder / name)["val_top1"],
+        val_top1=slim.serving.load_about(network)["val_top1"],
         test_top1=top1(vit, task, "test", preprocessing, device=device),
     )
+
+
+def repeated(row: TrialRow, repeat: int, folder: Path) -> Path:
+    """Where the network of a training is once it is finished, in the folder of all repeats."""
+    return folder / f"{row.trial}-{repeat}"
 
 
 def spread_of(rows: list[RepeatRow]) -> dict[str, float]:

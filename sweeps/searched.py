@@ -4,7 +4,6 @@ The other run's dense model and mask checkpoint, and its shared weights where th
 before anything trains: what was begun so needs the other run no more.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from slim.tasks import Task
 from slim.training import Epoch
 from sweeps.cli import Command
 from sweeps.config import SweepConfig, flatten
+from sweeps.dense import has_other_images
 from sweeps.errors import InputError
 from sweeps.pretrained import suited
 from sweeps.run_folder import RunFolder
@@ -72,10 +72,10 @@ def searched_model(config: SweepConfig, task: Task) -> nn.Module:
     """
     folder = _source(config).dense
     try:
-        model, seen = as_timm(slim.load(folder)), load_about(folder).get("data")
+        model, differs = as_timm(slim.load(folder)), has_other_images(folder, task)
     except slim.FileFormatError as error:
         raise InputError(f"--searched {config.searched}: {error}") from error
-    if seen != json.loads(json.dumps(task.fingerprint())):
+    if differs:
         raise InputError(
             f"--searched {config.searched}: data {config.data} has other images than that run "
             "began with; leave --searched out"

@@ -31,6 +31,8 @@ def testing_stage(session: Session, study: BudgetStudy) -> list[TrialRow]:
     complete = [str(row.trial) for row in study.rows() if row.state == COMPLETE]
     missing = [key for key in [DENSE_KEY, *complete] if key not in known]
     progress.begin("test")
+    before, total = len(complete) + 1 - len(missing), len(complete) + 1
+    progress.credit("test", before / total)
     jobs = [(_network(session, key), session.task_reference) for key in missing]
     for done, (index, result) in enumerate(session.spread(top1_on_test, jobs), 1):
         network = jobs[index][0]
@@ -38,7 +40,8 @@ def testing_stage(session: Session, study: BudgetStudy) -> list[TrialRow]:
         folder.mirror.fetch(network)
         slim.add_about(network, {"test_top1": known[missing[index]]})
         folder.mirror.keep(network)
-        progress.advance("test", done / len(jobs), f"network {done}/{len(jobs)}")
+        detail = f"network {before + done}/{total}"
+        progress.advance("test", (before + done) / total, detail)
     for key in missing:
         _log(session, key, known[key])
     folder.remember("test_top1", known)
