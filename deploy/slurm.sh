@@ -22,14 +22,16 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 
 # Ctrl-C's signal, 120 s before the job's time is up, has trainings write their states; the same with --resume NAME in
 # place of --name goes on. It is for the driver alone: Ray's own processes would end at once.
-end=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)
-left=0 # never, where a job has no end
-if [[ $end == *T* ]]; then left=$(($(date --date="$end" +%s) - $(date +%s) - 120)); fi
+end=$(SLURM_TIME_FORMAT=standard squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)
+if [[ $end == *T* ]]; then SWEEP_UNTIL=$(($(date --date="$end" +%s) - 120)); fi # else the job has no end
+export SWEEP_UNTIL=${SWEEP_UNTIL:-$(date --date="10 years" +%s)}
 
 # Starts a head on the node that has the address and workers on the others, waits for all, runs the command on the head,
 # and stops Ray everywhere when it ends.
+# shellcheck disable=SC2016 # the shell on the head expands
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     ray symmetric-run --address "$address:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" -- \
-    timeout --foreground --preserve-status --signal=INT "$left" \
+    bash -c 'left=$((SWEEP_UNTIL - $(date +%s)))
+        exec timeout --foreground --preserve-status --signal=INT "$((left > 1 ? left : 1))" "$@"' driver \
     python run_sweep.py --cluster "$address:$port" "$@"

@@ -23,6 +23,7 @@ SCONTROL = f"""#!/usr/bin/env bash
 [ "$*" = "show hostnames two-nodes" ] && printf '%s\\n' {" ".join(HOSTS)}
 """
 SQUEUE = """#!/usr/bin/env bash
+[ "$SLURM_TIME_FORMAT $*" = "standard --noheader --jobs=4711 --format=%e" ] || exit 1
 date --date="@$SLURM_TEST_END" +%Y-%m-%dT%H:%M:%S
 """
 # Own processes too: `ray stop` on a node must find those of that node alone.
