@@ -48,6 +48,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "ranked by Taylor": ("--search.score", "taylor"),
     "no distillation": ("--search.distillation", "0", "--finetune.distillation", "0"),
     "two epochs": ("--finetune.epochs", "2"),
+    "twelve epochs": ("--finetune.epochs", "12"),
     "early stopping (5)": ("--finetune.reduction", "2"),
     "narrower space": (
         *("--space.tokens_min", "0.3", "--space.mhsa_min", "0.15", "--space.mlp_min", "0.1"),
