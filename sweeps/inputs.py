@@ -93,7 +93,9 @@ def check_inputs(
                 trained.check_augmentation(_ANY_IMAGE, recipe.augmentation)
             fit_for_any_model = replace(recipe, layer_decay=1.0, grad_checkpointing=False)
             Training(nn.Linear(1, 1), task, _ANY_IMAGE, fit_for_any_model)
-        except (slim.RecipeError, slim.TaskError) as error:
+        except slim.RecipeError as error:  # begins with the name of its value
+            raise InputError(f"--{name}.{error}") from error
+        except slim.TaskError as error:
             raise InputError(f"--{name}: {error}") from error
     return config, task, transfers, model
 

@@ -76,7 +76,7 @@ def assert_refused(
         (["--transfer.crop_scale", "0.5"], "--transfer: data digits lies in memory"),
         (["--search.token_mask", "tanh", "--search.score", "taylor"], "--search.token_mask log"),
         (["--search.accumulation", "0"], "--search.accumulation"),
-        (["--search.accumulation", "65"], "--search: accumulation 65 is more than the batch"),
+        (["--search.accumulation", "65"], "--search.accumulation 65 is more than the batch"),
         (["--dense.layer_decay", "0"], "--dense.layer_decay"),
         (["--finetune.layer_decay", "1.1"], "--finetune.layer_decay"),
         (["--transfer.aug_repeats", "0"], "--transfer.aug_repeats"),
