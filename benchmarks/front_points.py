@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-import moocore
 import numpy as np
 
-from sweeps.front import non_dominated
+from sweeps.front import covered, non_dominated
 
 
 @dataclass(frozen=True)
@@ -78,12 +77,13 @@ class Course:
         for point in self.points:
             if point.val_top1 is not None:
                 found.append(_outcome(point))
-            volumes.append(self._volume(found))
+            volumes.append(covered(found, self.chance, self.dense.gmacs))
         return volumes
 
     def test_hypervolume(self) -> float:
         """The same on test of the final front, which val decided."""
-        return self._volume([(float(p.test_top1 or 0.0), p.gmacs) for p in self.front()])
+        points = [(float(p.test_top1 or 0.0), p.gmacs) for p in self.front()]
+        return covered(points, self.chance, self.dense.gmacs)
 
     def front(self) -> list[Point]:
         """The networks, with the dense model, that no other one dominates on val."""
@@ -100,12 +100,6 @@ class Course:
         """
         fitting = [p for p in self.front() if p.gmacs <= level * self.dense.gmacs]
         return float(fitting[-1].test_top1 or 0.0) if fitting else self.chance
-
-    def _volume(self, outcomes: Sequence[tuple[float, float]]) -> float:
-        """Hypervolume of accuracies and costs, in percent of the box."""
-        limit = 1.1 * self.dense.gmacs
-        volume = moocore.hypervolume(outcomes, ref=[self.chance, limit], maximise=[True, False])
-        return 100 * float(volume) / ((100 - self.chance) * limit)
 
     def rows(self) -> list[dict[str, Any]]:
         """The points with what they are compared by, for a table."""

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import moocore
 import numpy as np
 import pandas as pd
 import torch
@@ -31,6 +30,7 @@ from slim.sharing import SharedModel, sandwich
 from slim.tasks import ArrayTask
 from slim.tasks.catalog import FASHION_CLASSES, read_fashion_mnist
 from slim.training import Objective, Training
+from sweeps.front import covered
 
 TRAIN, VAL, HELD_OUT = 10_000, 2_500, 3_000
 SMALLEST = slim.Budget(0.3, 0.15, 0.1)  # of a space narrower than the default's
@@ -148,10 +148,7 @@ def hypervolume(networks: Sequence[tuple[float, float]], dense: float) -> float:
         networks: Top-1 (%) and GMACs of each.
         dense: GMACs of the dense network.
     """
-    reference = [100 / len(FASHION_CLASSES), 1.1 * dense]
-    points = np.array(networks, dtype=float)
-    volume = moocore.hypervolume(points, ref=reference, maximise=[True, False])
-    return float(100 * volume / ((100 - reference[0]) * reference[1]))
+    return covered(networks, 100 / len(FASHION_CLASSES), dense)
 
 
 def mean_and_error(frame: pd.DataFrame, by: str) -> pd.DataFrame:

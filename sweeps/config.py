@@ -315,6 +315,9 @@ class SweepConfig:
             and fine-tunes the best; `share` trains weights that all budgets share before it judges
             on these; `retrain`, the paper's way, trains every budget alone and judges none.
         trials: Budgets to train, the dense one counted.
+        patience: End the sweep before that when so many trials in a row have together added less
+            than `min_gain` to the front's hypervolume, unless judging misled; 0 for never.
+        min_gain: Percent of the box from chance at 1.1 times the dense MACs to 100 % at no cost.
         repeats: Trainings of each network of the front, each with its own seed; from 2 on,
             `repeats.csv` has them all.
         max_gmacs: Largest cost of a budget, in 1e9 MACs of one image.
@@ -364,6 +367,8 @@ class SweepConfig:
     cluster: str = "auto"
     method: Literal["judge", "share", "retrain"] = "judge"
     trials: PositiveInt = 18
+    patience: NonNegativeInt = 0
+    min_gain: Positive = 0.1
     repeats: PositiveInt = 1
     max_gmacs: PositiveFloat | None = None
     max_params_m: PositiveFloat | None = None

@@ -47,6 +47,21 @@ def most_gain_first(front: Sequence[Row], chance: float, gmacs: float) -> list[R
     return [front[index] for index in order]
 
 
+def covered(points: Sequence[tuple[float, float]], chance: float, dense_gmacs: float) -> float:
+    """Hypervolume in percent of the box from chance at 1.1 times the dense cost to 100 % at none.
+
+    Args:
+        points: Accuracy in percent and 1e9 MACs of networks, in any order.
+        chance: Worst accuracy of the box, in percent.
+        dense_gmacs: 1e9 MACs of the dense model.
+    """
+    if not points:
+        return 0.0
+    limit = 1.1 * dense_gmacs
+    volume = moocore.hypervolume(points, [chance, limit], maximise=[True, False])
+    return 100 * float(volume) / ((100 - chance) * limit)
+
+
 def values(rows: Sequence[Any]) -> np.ndarray:
     """Accuracy and MACs of each row: (rows, 2)."""
     return np.array([[row.val_top1, row.gmacs] for row in rows], dtype=float).reshape(-1, 2)

@@ -35,6 +35,7 @@ from sweeps.transfer import transfer_methods, transfer_tasks
 MAY_CHANGE = {
     *("cluster", "concurrency", "workers_per_trial", "cpus_per_trial", "gpus_per_trial"),
     *("download", "kept_outputs_gb", "max_retries", "register", "storage", "verbose"),
+    *("patience", "min_gain"),
 }
 _ANY_IMAGE = Preprocessing((1, 1, 1), (0.0,), (1.0,))
 

@@ -72,7 +72,7 @@ def execute(command: Command) -> int:
         return DONE
     folder = _folder(config)
     ended = command.resume and folder.recall("finished_trials") == config.trials
-    if ended and not (config.register and "register" in command.given):
+    if ended and not _wants_more(command):
         print(f"run {folder.name} is finished; its files are in {folder.path}")
         return DONE
     if not command.resume:
@@ -93,6 +93,12 @@ def execute(command: Command) -> int:
             if not command.resume:
                 folder.discard()
             raise
+
+
+def _wants_more(command: Command) -> bool:
+    """Whether something is asked of a finished run: its networks registered, or a longer sweep."""
+    registers = command.config.register and "register" in command.given
+    return registers or not command.given.isdisjoint({"patience", "min_gain"})
 
 
 class Run:

@@ -88,6 +88,7 @@ class Plan:
     dense_gmacs: float
     dense_params_m: float
     trials: int
+    may_end_early: bool
     judged: int
     concurrency: int
     budgets: tuple[PlannedBudget, ...]
@@ -106,7 +107,8 @@ class Plan:
             *([f"taken from another run: {', '.join(self.taken)}"] if self.taken else []),
             *self._told_finished(),
             *([f"{self.judged} budgets judged"] if self.judged else []),
-            f"{self.trials} trials, {self.concurrency} at a time"
+            f"{'at most ' if self.may_end_early else ''}{self.trials} trials, "
+            f"{self.concurrency} at a time"
             + ("; they start from the judged front" if self.judged else ""),
             "the first budgets (tokens, MHSA, MLP), before the sampler goes on:",
         ]
@@ -203,6 +205,7 @@ def make_plan(
         dense_gmacs=gmacs,
         dense_params_m=dense.params / 1e6,
         trials=config.trials,
+        may_end_early=config.patience > 0,
         concurrency=concurrency,
         judged=judged,
         budgets=tuple(_planned(space, n, space.fit(b, n) if n else b) for n, b in budgets),

@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 
 from slim import Budget
 from sweeps.config import SweepConfig
-from sweeps.front import most_gain_first
+from sweeps.front import covered, most_gain_first
 from sweeps.journal import finish_asking, open_study, seed_for
 from sweeps.judged import JudgedStudy
 from sweeps.proposals import Observation, propose
@@ -47,8 +47,9 @@ class BudgetStudy:
 
     Args:
         journal: The file that every change is written through to.
-        config: Its `trials` says how many to reach. Its `seed`, with a trial's number, seeds that
-            trial's sampler, so that a resumed study asks what an uninterrupted one asks.
+        config: Its `trials` says how many to reach, its `patience` when fewer do. Its `seed`, with
+            a trial's number, seeds that trial's sampler, so that a resumed study asks what an
+            uninterrupted one asks.
         space: Where budgets lie.
         judged: Budgets that were judged; with none the sampler has the trials alone.
     """
@@ -57,6 +58,7 @@ class BudgetStudy:
         self, journal: Path, config: SweepConfig, space: BudgetSpace, judged: JudgedStudy
     ) -> None:
         self.space, self.seed, self.trials = space, config.seed, config.trials
+        self.patience, self.min_gain = config.patience, config.min_gain
         self.options, self.judged = config.judge, judged
         self.first = first_budgets(config, space, judged)
         self.study = open_study(journal, "budgets")
@@ -72,20 +74,39 @@ class BudgetStudy:
 
     def planned(self) -> int:
         """Trials of the run: more than asked once these show that judging misled; fewer where the
-        space has no other networks."""
-        if self._exhausted:
+        space has no other networks, or more would not pay."""
+        if self._exhausted or (self.settled() and not self.running()):
             return len(self._frozen())
-        if self._ended() < self.trials:
-            return self.trials
-        tau = self.rank_correlation()
-        if tau is None or tau >= self.options.trust:
+        if self._ended() < self.trials or not self._misled():
             return self.trials
         return self.trials + int(self.options.extra_trials or 0)
 
     def may_grow(self) -> bool:
         """Whether trials may still be added when those that run have ended."""
-        may = bool(self.options.extra_trials) and not self._exhausted
-        return may and self._ended() < self.trials
+        if self._exhausted:
+            return False
+        if self.settled():
+            return bool(self.running())
+        return bool(self.options.extra_trials) and self._ended() < self.trials
+
+    def settled(self) -> bool:
+        """Whether the last trials, as many as `patience`, together added less than `min_gain`.
+
+        Not where judging misled: what was trained until then is too little, not too much. Trials
+        that still run may enlarge the front again.
+        """
+        if not self.patience:
+            return False
+        trials = self._frozen(*STATES)
+        if len(trials) <= self.patience or self._misled():
+            return False
+        return self._covered(trials) - self._covered(trials[: -self.patience]) < self.min_gain
+
+    def _covered(self, trials: list[FrozenTrial]) -> float:
+        """Hypervolume of the COMPLETE ones, in percent of the box."""
+        chance, dense = 100 / self.space.spec.num_classes, self.space.cost(DENSE).macs / 1e9
+        found = [(t.values[0], t.values[1]) for t in trials if t.state == TrialState.COMPLETE]
+        return covered(found, chance, dense)
 
     def rank_correlation(self) -> float | None:
         """Kendall's tau between judged and trained accuracy of the COMPLETE trials asked for.
@@ -106,14 +127,14 @@ class BudgetStudy:
         return None if math.isnan(tau) else tau
 
     def ask(self) -> Proposal | None:
-        """The next budget: an interrupted trial's first, None when the number is reached, or
-        no network is left that was not tried."""
+        """The next budget: an interrupted trial's first, None when the number is reached, more
+        would not pay, or no network is left that was not tried."""
         if self._interrupted:
             number = self._interrupted.pop(0)
             return Proposal(number, self.readings.budget(self._one(number)))
         trials = self._frozen()
         number = len(trials)
-        if number >= self.planned():
+        if number >= self.planned() or self.settled():
             return None
         budget = self._first_untried(trials) or self._sampled(trials)
         if budget is None:
@@ -157,6 +178,11 @@ class BudgetStudy:
     def running(self) -> list[int]:
         """Trials that were asked and have not ended."""
         return [trial.number for trial in self._frozen(TrialState.RUNNING)]
+
+    def _misled(self) -> bool:
+        """Whether training ranked networks otherwise than judging did."""
+        tau = self.rank_correlation()
+        return tau is not None and tau < self.options.trust
 
     def _ended(self) -> int:
         return len(self._frozen(*STATES))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import slim
+from sweeps.config import SweepConfig
 from sweeps.early_stopping import ParetoHalving
 from sweeps.recorder import Recorder
 from sweeps.session import Session
@@ -41,11 +42,20 @@ def sweep_stage(
     else:
         session.progress.skip("sweep")
     if (trained := len(study.rows())) < config.trials:
-        session.progress.note(f"{trained} trials: there seem to be no other networks in the space")
+        session.progress.note(f"{trained} trials: {_why_fewer(config, study)}")
     tau = study.rank_correlation()
     if tau is not None:
         tracker.metrics(tracker.parent, {"kendall_tau": tau})
         session.progress.note(f"Kendall's tau between judged and trained accuracy: {tau:.2f}")
+
+
+def _why_fewer(config: SweepConfig, study: BudgetStudy) -> str:
+    if study.settled():
+        return (
+            f"the last {config.patience} added less than {config.min_gain:g} % to the front's "
+            "hypervolume"
+        )
+    return "there seem to be no other networks in the space"
 
 
 def _watch(

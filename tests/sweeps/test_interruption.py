@@ -54,6 +54,7 @@ def test_an_interrupted_run_keeps_finished_trials_and_resumes(
     stages = ("dense", "search", "finetune")
     sizes = [word for stage in stages for word in (f"--{stage}.batch_size", "16")]
     arguments = [*SMALL, *data, *sizes, "--tasks", "none", "--name", "stopped", "--trials", "4"]
+    arguments += ["--patience", "3", "--min-gain", "100"]
     process = start(tmp_path, *arguments, "--concurrency", "1", "--pretrained", "false")
     wait_for(process, "trial 1 complete")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -73,7 +74,10 @@ def test_an_interrupted_run_keeps_finished_trials_and_resumes(
     assert "RUNNING" not in states.values()
 
     changed = ["--trials", "5", "--cluster", "local", "--kept-outputs-gb", "0.5"]
-    run_sweep_process(tmp_path, "--resume", "stopped", *changed)
+    done = run_sweep_process(tmp_path, "--resume", "stopped", *changed)
+    assert "4 trials: the last 3 added less than 100 % to the front's hypervolume" in done.stdout
+    assert len(pd.read_csv(folder / "trials.csv")) == 4
+    run_sweep_process(tmp_path, "--resume", "stopped", "--patience", "0", "--cluster", "local")
     assert not (folder / "state" / "outputs").exists()
     trials = pd.read_csv(folder / "trials.csv")
     assert trials["trial"].tolist() == [0, 1, 2, 3, 4]

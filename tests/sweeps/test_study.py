@@ -211,6 +211,67 @@ def test_nothing_more_is_trained_where_judging_told_the_order(tmp_path: Path) ->
     assert not study.may_grow()
 
 
+PATIENT = replace(CONFIG, trials=12, patience=3)
+
+
+def rising(study: BudgetStudy, gains: int, most: int = 100) -> int:
+    """Train what is asked, of which so many enlarge the front; how many were trained."""
+    trained = 0
+    while trained < most and (proposal := study.ask()) is not None:
+        better = min(proposal.number, gains - 1)
+        study.complete(replace(row(proposal), val_top1=50.0 + 5 * better, gmacs=0.0))
+        trained += 1
+    return trained
+
+
+@pytest.mark.parametrize(("gains", "trained"), [(1, 4), (3, 6), (8, 11), (9, 12), (12, 12)])
+def test_a_sweep_of_some_patience_ends_once_trials_add_nothing(
+    tmp_path: Path, gains: int, trained: int
+) -> None:
+    study = begun(tmp_path / "journal", PATIENT)
+    assert rising(study, gains) == trained
+    assert study.remaining() == 0
+    assert not study.may_grow()
+    assert study.settled() == (trained < 12 or gains == 9)
+    assert rising(begun(tmp_path / "journal", PATIENT), gains) == 0
+    assert rising(begun(tmp_path / "journal", replace(PATIENT, patience=0)), gains) == 12 - trained
+
+
+def test_a_small_gain_of_several_trials_together_is_not_nothing(tmp_path: Path) -> None:
+    few = replace(PATIENT, min_gain=16.0)  # three trials add 15 of 90 points
+    assert rising(begun(tmp_path / "few", few), 12) == 12
+    many = replace(PATIENT, min_gain=17.0)
+    assert rising(begun(tmp_path / "many", many), 12) == 4
+
+
+def test_trials_that_run_may_show_that_more_pays(tmp_path: Path) -> None:
+    study = begun(tmp_path / "journal", PATIENT)
+    rising(study, 1, most=3)
+    last, running = study.ask(), study.ask()
+    assert last is not None
+    assert running is not None
+    study.complete(replace(row(last), val_top1=50.0, gmacs=0.0))
+    assert study.settled()
+    assert study.ask() is None
+    assert study.may_grow()
+    assert study.remaining() == 8
+    study.complete(replace(row(running), val_top1=90.0, gmacs=0.0))
+    assert not study.settled()
+    assert study.ask() is not None
+
+
+def test_a_sweep_that_judging_misled_does_not_end_early(tmp_path: Path) -> None:
+    judge(tmp_path, JUDGING)
+    study = begun(tmp_path / "journal", replace(JUDGING, patience=5, min_gain=100.0))
+    told(study, agree=False)
+    assert len(study.rows()) == 10
+    again = tmp_path / "again"
+    judge(again, JUDGING)
+    study = begun(again / "journal", replace(JUDGING, patience=5, min_gain=100.0))
+    told(study, agree=True)
+    assert len(study.rows()) == 6
+
+
 def test_a_limit_on_cost_holds_for_everything_but_the_dense_trial(tmp_path: Path) -> None:
     config = replace(CONFIG, max_gmacs=0.4 * space_of(CONFIG).cost(Budget()).macs / 1e9)
     study = begun(tmp_path / "journal", config)
