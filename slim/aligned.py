@@ -35,6 +35,7 @@ class AlignedLinear(nn.Linear):
         """Whether an `out=` product is possible here and pays: eager, on the CPU, no autocast."""
         return (
             not torch.compiler.is_compiling()  # first: the last line would bind an export's batch
+            and not torch.jit.is_tracing()
             and x.device.type == "cpu"
             and x.dtype == self.weight.dtype == torch.float32
             and not torch.is_grad_enabled()

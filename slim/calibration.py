@@ -1,15 +1,17 @@
 """What repair works towards: the residual streams of a dense model on calibration images."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from slim.errors import SlimError
 from slim.families import family_of
 from slim.masked_model import MaskedModel
 from slim.subnetwork import architecture_of
 
+Batches = Iterable[Tensor] | Iterable[Sequence[Tensor]]
 BRANCHES = ("attn", "mlp")
 
 
@@ -22,17 +24,27 @@ class Calibration:
     Args:
         reference: A dense model, or the masked one (`MaskCheckpoint.masked_model`); set to
             evaluation.
-        images: Batches (B, C, H, W), normalised; moved to the reference's device.
+        images: Batches (B, C, H, W), normalised, or tuples of such a batch and what goes with it;
+            moved to the reference's device.
         keep_bytes: What the model computes is kept if that and the images take no more than this.
+
+    Raises:
+        SlimError: If there are no images.
     """
 
-    def __init__(self, reference: Any, images: Iterable[Tensor], keep_bytes: int = 0) -> None:
+    def __init__(self, reference: Any, images: Batches, keep_bytes: int = 0) -> None:
         masked = isinstance(reference, MaskedModel)
         self.spec = reference.spec if masked else architecture_of(reference).spec
         self.reference: Any = reference.eval()
         self.model: Any = reference.vit if masked else reference
         device = next(self.model.parameters()).device
-        self.batches = [batch.to(device) for batch in images]
+        batches = (one if isinstance(one, Tensor) else one[0] for one in images)
+        self.batches = [batch.to(device) for batch in batches]
+        if not sum(map(len, self.batches)):
+            raise SlimError(
+                "there are no images to repair with; give some, anew for each network where they "
+                "come from a generator"
+            )
         self._kept = self._keepable(keep_bytes)
 
     @property

@@ -1,12 +1,11 @@
 """The closed-form correction of a fresh subnetwork from a few batches: no gradient, no labels."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from slim.calibration import BRANCHES, Calibration, classifiers, seen_by
+from slim.calibration import BRANCHES, Batches, Calibration, classifiers, seen_by
 from slim.constant_branch import ConstantBranch
 from slim.errors import SlimError
 from slim.families import family_of
@@ -16,7 +15,7 @@ from slim.subnetwork import architecture_of
 
 @torch.no_grad()
 def repair(
-    vit: Any, reference: Any, images: Iterable[Tensor], ridge: float = 1e-2, memory: float = 0.5
+    vit: Any, reference: Any, images: Batches, ridge: float = 1e-2, memory: float = 0.5
 ) -> None:
     """Refit the output layer of every branch by least squares, block after block, then the head.
 
@@ -32,13 +31,14 @@ def repair(
         vit: A subnetwork; changed in place.
         reference: What it should compute: a dense model of the same spec, or the masked model
             (`MaskCheckpoint.masked_model`).
-        images: Batches (B, C, H, W), a few hundred images in all, normalised.
+        images: Batches (B, C, H, W), a few hundred images in all, normalised; or tuples of such a
+            batch and its labels, which are not used.
         ridge: Strength of the pull, relative to the mean square of a feature.
         memory: Share of the stream's accumulated error that a branch corrects, 0 to 1; with 0 a
             branch is fitted to the reference branch alone.
 
     Raises:
-        SlimError: If the reference is another model.
+        SlimError: If the reference is another model, or there are no images.
     """
     repair_towards(vit, Calibration(reference, images), ridge, memory)
 
@@ -62,11 +62,18 @@ def repair_towards(
     spec = architecture_of(vit).spec
     if calibration.spec != spec:
         raise SlimError(
-            f"the reference of a repair is {calibration.spec}, the subnetwork is of {spec}; give "
-            "the dense model that it was cut from"
+            f"the reference of a repair is another model than the subnetwork was cut from "
+            f"({_difference(calibration.spec, spec)}); give that model"
         )
     with torch.autocast(next(vit.parameters()).device.type, enabled=False):
         _refit_all(vit, spec, calibration, ridge, memory)
+
+
+def _difference(theirs: ModelSpec, ours: ModelSpec) -> str:
+    """The first field of two specs that differs, with both values."""
+    before, now = theirs.to_json(), ours.to_json()
+    name = next(n for n in before | now if before.get(n) != now.get(n))
+    return f"{name}: {before.get(name)!r}, not {now.get(name)!r}"
 
 
 def _refit_all(

@@ -205,7 +205,7 @@ class Training:
         Raises:
             FileFormatError: If the file is damaged, foreign or of another model or recipe.
         """
-        with reading_state(path, self.device) as state:
+        with reading_state(path) as state:
             if state["steps"] != self.steps:
                 raise ValueError(
                     f"its epochs have {state['steps']} steps, these {self.steps}, so batch size, "

@@ -45,14 +45,14 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def reading_state(path: Path, device: torch.device) -> Iterator[dict[str, Any]]:
-    """The state in a file; what fails with it while it is taken over is the file's fault.
+def reading_state(path: Path) -> Iterator[dict[str, Any]]:
+    """The state in a file, on the CPU; what fails while it is taken over is the file's fault.
 
     Raises:
         FileFormatError: If the file is damaged, foreign or of another model or recipe.
     """
     try:
-        yield torch.load(path, map_location=device, weights_only=True)
+        yield torch.load(path, map_location="cpu", weights_only=True)
     except (torch.OutOfMemoryError, PermissionError):
         raise
     except UNREADABLE as error:

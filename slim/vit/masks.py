@@ -41,6 +41,7 @@ class MaskedAttention(nn.Module):
         self.proj = attn.proj
         self.proj_drop = attn.proj_drop
         like = self.qkv.weight
+        self.hard = False  # whether some dimensions are not kept
         self.mask = nn.Parameter(like.new_ones(self.num_heads, self.head_dim))
         self.register_buffer("kept", torch.ones_like(self.mask), persistent=False)
 
@@ -49,7 +50,10 @@ class MaskedAttention(nn.Module):
         # (B, N, 3 * H * (d + spare))
         qkv = folded_linear(x, self._fold_qkv, self.qkv.weight, self.qkv.bias, self.mask)
         qkv = qkv.unflatten(-1, (3, self.num_heads, self.head_dim + self.spare))
-        qkv[:, :, 1, :, self.head_dim] += (log_mask / self.scale).to(qkv.dtype)[:, None]
+        # what is dropped stays finite in float16 too: infinity times 0 is no gradient
+        lowest = max(torch.finfo(qkv.dtype).min / 2, DROPPED / self.scale)
+        bias = (log_mask / self.scale).clamp_min(lowest).to(qkv.dtype)
+        qkv[:, :, 1, :, self.head_dim] += bias[:, None]
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, d + spare) each
         q, k = self._normalise(self.q_norm, q), self._normalise(self.k_norm, k)
         drop = self.attn_drop.p if self.training else 0.0
@@ -85,7 +89,8 @@ class MaskedAttention(nn.Module):
         """The qk-norm of all but the spare dimensions: (B, H, N, d + spare) to the same."""
         if isinstance(norm, nn.Identity):
             return x
-        normed = _masked_norm(norm, x[..., : self.head_dim], self.kept)
+        heads = x[..., : self.head_dim]
+        normed = _masked_norm(norm, heads, self.kept) if self.hard else norm(heads)
         return torch.cat([normed, x[..., self.head_dim :]], dim=-1)
 
 
@@ -179,6 +184,7 @@ class MaskedVisionTransformer(MaskedModel):
         """As for any family; besides, kept tokens get mask 1, dropped ones leave the softmax."""
         super().harden(architecture)
         for block, positions in zip(self.blocks, architecture.tokens, strict=True):
+            block.attn.hard = True
             block.token_mask.fill_(1.0 if self.token_mask_kind == "log" else torch.inf)
             mark_kept(block.kept, positions)
         return self
@@ -210,9 +216,6 @@ class MaskedVisionTransformer(MaskedModel):
 
 def _masked_norm(norm: Any, x: Tensor, kept: Tensor) -> Tensor:
     """A qk-norm with statistics over each head's kept dimensions: (B, H, N, d) to the same."""
-    if bool(kept.all()):
-        normed: Tensor = norm(x)
-        return normed
     keep = kept[:, None, :]  # (H, 1, d)
     count = keep.sum(dim=-1, keepdim=True).clamp_min(1.0)
     if isinstance(norm, nn.LayerNorm):

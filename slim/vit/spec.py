@@ -5,7 +5,17 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import GELU, GELUTanh, GluMlp, Mlp, PatchEmbed, QuickGELU, RmsNorm, SwiGLU
+from timm.layers import (
+    GELU,
+    AttentionPoolLatent,
+    GELUTanh,
+    GluMlp,
+    Mlp,
+    PatchEmbed,
+    QuickGELU,
+    RmsNorm,
+    SwiGLU,
+)
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import nn
@@ -251,6 +261,11 @@ def _check_supported(model: Any) -> None:
             raise refuse("a norm after attention (scale_attn_norm)")
         if block.attn.gate is not None:
             raise refuse("gated attention")
+    mlps = [block.mlp for block in model.blocks]
+    if isinstance(model.attn_pool, AttentionPoolLatent):
+        mlps.append(model.attn_pool.mlp)
+    if len({_act_name(mlp.act) for mlp in mlps}) > 1:
+        raise refuse("activations that differ from block to block")
 
 
 def _read(model: Any) -> VitSpec:

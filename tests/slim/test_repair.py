@@ -249,7 +249,8 @@ def test_a_reference_of_another_model_is_refused() -> None:
     checkpoint = checkpoint_of(dense_model())
     vit = slim.extract(checkpoint, checkpoint.select(slim.Budget(0.7, 0.5, 0.5)))
     for other in ({"depth": 2}, {"num_classes": 4}, {"embed_dim": 16}):
-        with pytest.raises(slim.SlimError, match="the dense model that it was cut from"):
+        (name, value), *_ = other.items()
+        with pytest.raises(slim.SlimError, match=rf"\({name}: {value}, not \d+\); give that"):
             slim.repair(vit, dense_model(**other), batches(1))
 
 
@@ -271,3 +272,24 @@ def test_the_head_is_refitted_to_the_logits_of_the_reference() -> None:
     assert distance(vit, same) > 1
     slim.repair(vit, same, batches(), ridge=1e-9)
     assert distance(vit, same) < 1e-9
+
+
+def test_images_may_come_with_their_labels():
+    dense = dense_model()
+    checkpoint = checkpoint_of(dense)
+    architecture = checkpoint.select(slim.Budget(0.6, 0.5, 0.5))
+    alone, labelled = (slim.extract(checkpoint, architecture) for _ in range(2))
+    slim.repair(alone, dense, batches(2))
+    slim.repair(labelled, dense, [(batch, torch.zeros(len(batch))) for batch in batches(2)])
+    for name, tensor in alone.state_dict().items():
+        assert torch.equal(labelled.state_dict()[name], tensor)
+
+
+def test_a_repair_without_images_is_refused():
+    dense = dense_model()
+    checkpoint = checkpoint_of(dense)
+    vit = slim.extract(checkpoint, checkpoint.select(slim.Budget(0.6, 0.5, 0.5)))
+    once = iter(batches(2))
+    slim.repair(vit, dense, once)
+    with pytest.raises(slim.SlimError, match="no images to repair with"):
+        slim.repair(vit, dense, once)

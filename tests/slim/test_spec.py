@@ -272,3 +272,14 @@ def test_a_distilled_model_that_timm_cannot_build_is_refused(changes):
     values = replace(spec_of("deit_distilled"), **changes).to_json()
     with pytest.raises(FileFormatError, match="distilled"):
         ModelSpec.from_json(values)
+
+
+def test_activations_that_differ_between_blocks_are_refused():
+    model = dense("vit")
+    model.blocks[1].mlp.act = nn.ReLU()
+    with pytest.raises(UnsupportedModelError, match="activations that differ"):
+        read_spec(model)
+    pooled = dense("siglip")
+    pooled.attn_pool.mlp.act = nn.ReLU()
+    with pytest.raises(UnsupportedModelError, match="activations that differ"):
+        read_spec(pooled)
