@@ -7,9 +7,11 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from slim.architecture import Architecture
+from slim.data_config import known_preprocessing, tell_preprocessing
 from slim.errors import UnsupportedModelError
 from slim.families import family_of
 from slim.heads import with_new_head
+from slim.network import eager
 from slim.spec import ModelSpec
 from slim.subnetwork import architecture_of, fill_subnetwork
 
@@ -41,6 +43,7 @@ def adapt(
     Raises:
         UnsupportedModelError: If the patch size does not divide the new image size.
     """
+    vit = eager(vit)
     old = architecture_of(vit)
     new = resized(old, input_size or old.spec.input_size)
     state = {name: tensor.detach().clone() for name, tensor in vit.state_dict().items()}
@@ -48,6 +51,7 @@ def adapt(
     family_of(new.spec).resample(state, old, new)
     device = next(iter(state.values())).device
     network = fill_subnetwork(new, state).to(device).train(vit.training)
+    tell_preprocessing(network, known_preprocessing(vit, new.spec.input_size))
     return network if num_classes is None else with_new_head(network, num_classes)
 
 
@@ -61,7 +65,8 @@ def resized(architecture: Architecture, input_size: tuple[int, int, int]) -> Arc
     channels, *size = input_size
     if (channels, *size) == spec.input_size:
         return architecture
-    if min(input_size) < 1 or any(s % p for s, p in zip(size, spec.patch_size, strict=True)):
+    divided = not any(s % p for s, p in zip(size, spec.patch_size, strict=True))
+    if min(input_size) < 1 or not (divided or tuple(size) == spec.img_size):
         raise UnsupportedModelError(
             f"images of {size[0]} x {size[1]} are not cut into patches of {spec.patch_size[0]} x "
             f"{spec.patch_size[1]}; give multiples of these"

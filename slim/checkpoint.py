@@ -11,12 +11,14 @@ from torch import Tensor
 
 from slim.architecture import Architecture
 from slim.budget import Budget
+from slim.data_config import known_preprocessing, readable, tell_preprocessing
 from slim.errors import FileFormatError
 from slim.families import family_of
 from slim.files import check_tensors, naming, read_tensors, write_tensors
 from slim.masked_model import MaskedModel
 from slim.ranking import Scores, select
 from slim.spec import ModelSpec
+from slim.tasks.task import Preprocessing
 
 KIND = "vit-slim mask checkpoint"
 DIMENSIONS = ("tokens", "mhsa", "mlp")
@@ -33,6 +35,8 @@ class MaskCheckpoint:
         scores: What ranks, where it is not the masks themselves (see `slim.importance`).
         data: Fingerprint of the data searched on (JSON values).
         metrics: What was measured at the end of the search (JSON values).
+        preprocessing: What the dense model expects of an image, where timm's `pretrained_cfg` said
+            so; its networks are told.
     """
 
     spec: ModelSpec
@@ -41,6 +45,7 @@ class MaskCheckpoint:
     scores: Scores | None = None
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
 
     @classmethod
     def from_model(
@@ -53,12 +58,13 @@ class MaskCheckpoint:
         """Take a masked model as it stands; tensors are copied to the CPU."""
         weights = {k: t.detach().cpu().clone() for k, t in masked.dense_state().items()}
         return cls(
-            spec=masked.spec,
+            spec=masked.spec.with_head_of(masked.vit),
             weights=weights,
             masks=masked.masks().map(Tensor.cpu),
             scores=None if scores is None else scores.map(Tensor.cpu),
             data=data or {},
             metrics=metrics or {},
+            preprocessing=known_preprocessing(masked.vit, masked.spec.input_size),
         )
 
     @property
@@ -82,6 +88,7 @@ class MaskCheckpoint:
         dense = self.spec.build()
         dense.load_state_dict(self.weights)
         masked = family_of(self.spec).masked(dense, self.spec)
+        tell_preprocessing(dense, self.preprocessing)
         masked.set_masks(self.masks)
         return masked.eval()
 
@@ -108,6 +115,7 @@ class MaskCheckpoint:
             "scored": self.scores is not None,
             "data": self.data,
             "metrics": self.metrics,
+            "preprocessing": self.preprocessing and self.preprocessing.to_json(),
         }
 
     def save(self, folder: str | Path) -> Path:
@@ -146,6 +154,7 @@ class MaskCheckpoint:
             scores=_from_names("score", spec, tensors) if header["scored"] else None,
             data=header["data"],
             metrics=header["metrics"],
+            preprocessing=readable(header.get("preprocessing")),
         )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from slim.architecture import Architecture
 from slim.attention import head_order
 from slim.checkpoint import MaskCheckpoint
+from slim.data_config import tell_preprocessing
 from slim.errors import SlimError
 from slim.subnetwork import fill_subnetwork
 
@@ -31,7 +32,8 @@ def extract(checkpoint: MaskCheckpoint, architecture: Architecture) -> nn.Module
     """
     if architecture.spec != checkpoint.spec:
         raise SlimError("the architecture was selected from a model with another spec")
-    return fill_subnetwork(architecture, cut(checkpoint, architecture))
+    vit = fill_subnetwork(architecture, cut(checkpoint, architecture))
+    return tell_preprocessing(vit, checkpoint.preprocessing)
 
 
 def cut(checkpoint: MaskCheckpoint, architecture: Architecture) -> dict[str, Tensor]:

@@ -1,9 +1,12 @@
 """The families of models: how each is masked, slimmed, counted and walked through."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import slim.swin.cost
@@ -15,11 +18,16 @@ import slim.vit.stream
 from slim.architecture import Architecture
 from slim.macs import Cost
 from slim.masked_model import MaskedModel
+from slim.network import SlimNetwork
 from slim.spec import ModelSpec
 from slim.swin.masks import MaskedSwinTransformer
-from slim.swin.subnetwork import SlimSwinBlock
+from slim.swin.subnetwork import SlimSwinBlock, SlimSwinTransformer
 from slim.vit.masks import MaskedVisionTransformer
-from slim.vit.subnetwork import SlimBlock
+from slim.vit.subnetwork import (
+    SlimBlock,
+    SlimVisionTransformer,
+    SlimVisionTransformerDistilled,
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Family:
     Args:
         masked: Puts masks on a dense model, given its spec (and how a token mask acts); takes its
             modules over.
+        networks: The class of a subnetwork, by that of timm's model.
         slim_block: Builds one block of a subnetwork.
         count_outside: Costs what is not in a block: patch embedding, pooling, classifier.
         count_block: Costs one block.
@@ -41,6 +50,7 @@ class Family:
     """
 
     masked: Callable[..., MaskedModel]
+    networks: Mapping[type[nn.Module], type[SlimNetwork]]
     slim_block: Callable[[Architecture, int], nn.Module]
     count_outside: Callable[[Architecture], Cost]
     count_block: Callable[[Architecture, int], Cost]
@@ -54,6 +64,10 @@ class Family:
 FAMILIES = {
     "vit": Family(
         masked=MaskedVisionTransformer,
+        networks={
+            VisionTransformer: SlimVisionTransformer,
+            VisionTransformerDistilled: SlimVisionTransformerDistilled,
+        },
         slim_block=SlimBlock,
         count_outside=slim.vit.cost.count_outside,
         count_block=slim.vit.cost.count_block,
@@ -65,6 +79,7 @@ FAMILIES = {
     ),
     "swin": Family(
         masked=MaskedSwinTransformer,
+        networks={SwinTransformer: SlimSwinTransformer},
         slim_block=SlimSwinBlock,
         count_outside=slim.swin.cost.count_outside,
         count_block=slim.swin.cost.count_block,

@@ -4,8 +4,6 @@ from typing import Any
 
 from torch import nn
 
-from slim.subnetwork import architecture_of
-
 
 def with_new_head(vit: Any, num_classes: int) -> nn.Module:
     """Replace the classifier by a fresh one, initialised as timm does.
@@ -23,7 +21,5 @@ def with_new_head(vit: Any, num_classes: int) -> nn.Module:
         if isinstance(head, nn.Linear):
             nn.init.trunc_normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
-    if hasattr(vit, "architecture"):
-        vit.architecture = architecture_of(vit)
     network: nn.Module = vit
     return network

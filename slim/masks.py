@@ -4,12 +4,15 @@ import copy
 from typing import Any
 
 import torch
+from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from slim.data_config import known_preprocessing, tell_preprocessing
 from slim.errors import UnsupportedModelError
 from slim.families import family_of
 from slim.masked_model import MaskedModel, TokenMask
+from slim.network import SlimNetwork
 from slim.spec import ModelSpec, read_spec
 from slim.subnetwork import architecture_of
 
@@ -48,14 +51,14 @@ def as_timm(model: Any) -> nn.Module:
             feature that is not covered.
     """
     given: nn.Module = model
-    if getattr(model, "architecture", None) is None:
-        return _rebuilt(read_spec(model), model) if _is_dynamic(model) else given
+    if not isinstance(model, SlimNetwork):
+        return _rebuilt(read_spec(given), given) if _is_dynamic(given) else given
     architecture = architecture_of(model)
     if not architecture.is_dense:
         raise UnsupportedModelError(
             "this model is a slimmed subnetwork; masks go on the dense model it was cut from"
         )
-    return _rebuilt(architecture.spec, model)
+    return _rebuilt(architecture.spec, given)
 
 
 def _is_dynamic(model: Any) -> bool:
@@ -68,5 +71,12 @@ def _rebuilt(spec: ModelSpec, model: nn.Module) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # its fresh weights are thrown away
         dense = spec.build()
     dense.load_state_dict(model.state_dict(), assign=True, strict=True)
+    for name, parameter in model.named_parameters():
+        dense.get_parameter(name).requires_grad_(parameter.requires_grad)
+    ours = dict(dense.named_modules())
+    for name, module in model.named_modules():
+        if name in ours and isinstance(module, nn.Dropout | DropPath):
+            dense.set_submodule(name, copy.deepcopy(module))
+    tell_preprocessing(dense, known_preprocessing(model, spec.input_size))
     device = next(model.parameters()).device
     return dense.to(device).train(model.training)

@@ -5,6 +5,8 @@ from typing import Any
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
+from slim.network import eager
+
 
 def weight_groups(
     model: Any, weight_decay: float, layer_decay: float = 1.0
@@ -40,5 +42,6 @@ def weight_groups(
 
 def timm_model(model: nn.Module) -> Any:
     """timm's model itself, or the one that a masked model is made around."""
+    model = eager(model)
     inner = [child for child in model.children() if hasattr(child, "group_matcher")]
-    return inner[0] if inner and not hasattr(model, "group_matcher") else model
+    return eager(inner[0]) if inner and not hasattr(model, "group_matcher") else model

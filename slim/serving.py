@@ -9,6 +9,7 @@ from torch import nn
 from slim.architecture import Architecture
 from slim.card import MARK, model_card
 from slim.cost import count
+from slim.data_config import known_preprocessing, readable, tell_preprocessing
 from slim.errors import SlimError
 from slim.files import (
     check_tensors,
@@ -20,6 +21,7 @@ from slim.files import (
     write_text_atomic,
 )
 from slim.modes import evaluating
+from slim.network import eager
 from slim.subnetwork import architecture_of, build_subnetwork, fill_subnetwork
 
 KIND = "vit-slim network"
@@ -38,15 +40,24 @@ def save(vit: nn.Module, folder: str | Path, about: dict[str, Any] | None = None
     Args:
         vit: A subnetwork, or a dense timm VisionTransformer.
         folder: Replaced as one step when all is written.
-        about: JSON values to keep beside it (data, budget, accuracy); shown on the card.
+        about: JSON values to keep beside it (data, budget, accuracy); shown on the card. Without
+            `preprocessing` among them, what timm's `pretrained_cfg` says of the network is kept.
 
     Returns:
         The folder.
 
     Raises:
         UnsupportedModelError: If a dense model has a feature that is not covered.
+        FileFormatError: If the network has tensors that its architecture has not, or values that
+            are not finite; nothing is written.
     """
+    vit = eager(vit)
     architecture = architecture_of(vit)
+    state = vit.state_dict()
+    check_tensors("the network cannot be saved", state, _shapes(architecture))
+    preprocessing = known_preprocessing(vit, architecture.spec.input_size)
+    if preprocessing is not None:
+        about = {"preprocessing": preprocessing.to_json()} | (about or {})
     cost = count(architecture)
     header = {
         "architecture": architecture.to_json(),
@@ -55,11 +66,13 @@ def save(vit: nn.Module, folder: str | Path, about: dict[str, Any] | None = None
         "about": about or {},
     }
     texts = {CARD: model_card(architecture, about or {})} if _may_write_card(folder) else {}
-    return write_tensors(folder, "model", KIND, vit.state_dict(), header, texts)
+    return write_tensors(folder, "model", KIND, state, header, texts)
 
 
 def load(folder: str | Path) -> nn.Module:
     """Rebuild a saved network, in eval mode on the CPU; no code of the file is run.
+
+    timm's `resolve_model_data_config` finds the preprocessing that is kept beside it.
 
     Raises:
         FileFormatError: If a file is missing, damaged, foreign or of another version.
@@ -68,12 +81,17 @@ def load(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     with naming(folder / HEADER):
         architecture = Architecture.from_json(header.get("architecture"))
+    check_tensors(folder / "model.safetensors", tensors, _shapes(architecture))
+    about = header.get("about")
+    told = readable(about.get("preprocessing")) if isinstance(about, dict) else None
+    return tell_preprocessing(fill_subnetwork(architecture, tensors), told)
+
+
+def _shapes(architecture: Architecture) -> dict[str, torch.Size]:
+    """Of each tensor of a network, by name."""
     with torch.device("meta"):
         expected = build_subnetwork(architecture).state_dict()
-    shapes = {name: t.shape for name, t in expected.items()}
-    check_tensors(folder / "model.safetensors", tensors, shapes)
-    vit: nn.Module = fill_subnetwork(architecture, tensors)
-    return vit
+    return {name: tensor.shape for name, tensor in expected.items()}
 
 
 def load_about(folder: str | Path) -> dict[str, Any]:

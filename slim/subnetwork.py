@@ -2,7 +2,6 @@
 
 import copy
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from slim.architecture import Architecture
 from slim.families import family_of
+from slim.network import SlimNetwork, as_network, eager
 from slim.spec import ModelSpec, read_spec
 
 
@@ -29,10 +29,7 @@ def build_subnetwork(architecture: Architecture) -> nn.Module:
     with _Uninitialised() if on_meta else nullcontext():
         for index, name in enumerate(spec.block_names):
             vit.set_submodule(name, slim_block(architecture, index))
-    vit.architecture = architecture
-    vit.input_size = spec.input_size
-    network: nn.Module = vit
-    return network
+    return as_network(vit, family_of(spec).networks[type(vit)], architecture)
 
 
 def architecture_of(vit: Any) -> Architecture:
@@ -42,13 +39,10 @@ def architecture_of(vit: Any) -> Architecture:
     Raises:
         UnsupportedModelError: If a dense model, or a new head, has a feature that is not covered.
     """
-    architecture: Architecture | None = getattr(vit, "architecture", None)
-    if architecture is None:
-        return Architecture.dense(read_spec(vit))
-    spec = architecture.spec
-    if (spec.num_classes, spec.global_pool) == (vit.num_classes, vit.global_pool):
-        return architecture
-    return replace(architecture, spec=spec.with_head_of(vit))
+    network = eager(vit)
+    if isinstance(network, SlimNetwork):
+        return network.architecture
+    return Architecture.dense(read_spec(network))
 
 
 def fill_subnetwork(architecture: Architecture, state: dict[str, Tensor]) -> nn.Module:

@@ -81,6 +81,7 @@ def preprocessing_for(config: SweepConfig, model: nn.Module, task: Task) -> Prep
         std=tuple(data["std"]),
         interpolation=data["interpolation"],
         crop_pct=data["crop_pct"],
+        crop_mode=data["crop_mode"],
     )
 
 

@@ -3,12 +3,18 @@
 from typing import Any
 
 from timm.layers import DropPath, Mlp
+from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from slim.aligned import with_aligned_rows
 from slim.architecture import Architecture
 from slim.constant_branch import ConstantBranch
+from slim.network import SlimNetwork
 from slim.swin.attention import SlimWindowAttention
+
+
+class SlimSwinTransformer(SlimNetwork, SwinTransformer):
+    """A slimmed Swin Transformer of timm."""
 
 
 class SlimSwinBlock(nn.Module):

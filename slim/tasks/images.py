@@ -131,6 +131,7 @@ class ImageTask(Task):
             mean=preprocessing.mean,
             std=preprocessing.std,
             crop_pct=preprocessing.crop_pct,
+            crop_mode=preprocessing.crop_mode,
         )
         mine = self.samples[split][rank::world_size]
         images = _Images(self, mine, transform, preprocessing.input_size[0], _seeds(0, len(mine)))

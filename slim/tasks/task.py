@@ -11,6 +11,7 @@ from torch import Tensor
 
 from slim.errors import FileFormatError
 
+CROP_MODES = ("center", "squash", "border")
 SPLITS = ("train", "val", "test")
 
 
@@ -24,6 +25,7 @@ class Preprocessing:
         std: Per channel; divided by.
         interpolation: Of the resize, in timm's words.
         crop_pct: Share of the resized image that evaluation keeps around the centre.
+        crop_mode: How evaluation comes to that part: timm's `center`, `squash` or `border`.
     """
 
     input_size: tuple[int, int, int]
@@ -31,6 +33,7 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: str = "bilinear"
     crop_pct: float = 1.0
+    crop_mode: str = "center"
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -44,6 +47,8 @@ class Preprocessing:
             FileFormatError: If a field is missing, unknown, not of its type or out of range.
         """
         names = {field.name for field in fields(cls)}
+        if isinstance(values, dict):
+            values = {"crop_mode": "center"} | values  # which older files do not have
         if not isinstance(values, dict) or values.keys() != names:
             raise FileFormatError(f"preprocessing is not an object of {', '.join(sorted(names))}")
         try:
@@ -54,6 +59,7 @@ class Preprocessing:
                 std=tuple(float(v) for v in values["std"]),
                 interpolation=str(values["interpolation"]),
                 crop_pct=float(values["crop_pct"]),
+                crop_mode=str(values["crop_mode"]),
             )
         except (TypeError, ValueError, OverflowError) as error:
             raise FileFormatError(
@@ -70,6 +76,7 @@ class Preprocessing:
             "std": len(self.std) == self.input_size[0]
             and all(math.isfinite(value) and value > 0 for value in self.std),
             "crop_pct": 0 < self.crop_pct <= 1,
+            "crop_mode": self.crop_mode in CROP_MODES,
         }
         for name, is_right in right.items():
             if not is_right:

@@ -5,13 +5,53 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath, LayerScale
+from timm.models._features import feature_take_indices
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from slim.aligned import with_aligned_rows
 from slim.architecture import Architecture
 from slim.attention import SlimAttention
 from slim.constant_branch import ConstantBranch
+from slim.errors import UnsupportedModelError
+from slim.network import SlimNetwork
 from slim.vit.spec import ACTIVATIONS, MLPS, NORMS, VitSpec
+
+
+class SlimVisionTransformer(SlimNetwork, VisionTransformer):
+    """A slimmed Vision Transformer of timm."""
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        **kwargs: Any,
+    ) -> Any:
+        """What leaves the blocks, as timm's method gives it: maps or tokens (B, N kept, D).
+
+        Raises:
+            UnsupportedModelError: If maps are asked for of a block that dropped tokens.
+        """
+        asked, _ = feature_take_indices(len(self.blocks), indices)
+        kept = self.architecture.tokens
+        holes = [block for block in asked if len(kept[block]) < self.patch_embed.num_patches]
+        if output_fmt == "NCHW" and holes:
+            raise UnsupportedModelError(
+                f"block {holes[0]} keeps {len(kept[holes[0]])} of "
+                f"{self.patch_embed.num_patches} patch tokens, which are no map (NCHW); give "
+                "output_fmt='NLC', and find their positions in vit.architecture.tokens"
+            )
+        given = (indices, return_prefix_tokens, norm, stop_early, output_fmt)
+        return super().forward_intermediates(x, *given, **kwargs)
+
+
+class SlimVisionTransformerDistilled(SlimVisionTransformer, VisionTransformerDistilled):
+    """A slimmed Vision Transformer of timm with a distillation token."""
 
 
 class SlimBlock(nn.Module):

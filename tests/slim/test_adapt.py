@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.models import adapt_input_conv
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -181,3 +182,17 @@ def test_a_model_of_the_registry_is_adapted_as_its_own_weights_are():
     assert replace(architecture_of(vit).spec, img_size=(96, 96), in_chans=1, num_classes=3) == (
         architecture_of(adapted).spec
     )
+
+
+def test_a_compiled_network_is_adapted_as_the_network_itself():
+    vit = dense("vit")
+    size = (3, 16, 24)
+    ours, theirs = slim.adapt(torch.compile(vit), size), slim.adapt(vit, size)
+    assert_equal(copy_of(ours), copy_of(theirs))
+
+
+def test_channels_alone_may_change_where_patches_do_not_divide_the_image():
+    vit = VisionTransformer(img_size=30, patch_size=7, embed_dim=12, depth=1, num_heads=3)
+    assert slim.adapt(vit, (1, 30, 30)).input_size == (1, 30, 30)
+    with pytest.raises(slim.UnsupportedModelError, match="images of 31 x 31 are not cut"):
+        slim.adapt(vit, (1, 31, 31))

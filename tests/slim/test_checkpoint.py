@@ -154,3 +154,11 @@ def test_the_weights_of_another_model_are_refused(folder):
     damage.edit_header(folder, spec=spec_of("deit3").to_json())
     with pytest.raises(FileFormatError, match=r"blocks\.0\.ls1\.gamma' is missing"):
         MaskCheckpoint.load(folder)
+
+
+def test_a_checkpoint_follows_a_new_classifier(tmp_path):
+    model = masked("vit")
+    model.vit.reset_classifier(7)
+    again = MaskCheckpoint.load(MaskCheckpoint.from_model(model).save(tmp_path / "searched"))
+    assert again.spec.num_classes == 7
+    assert extract(again, again.select(Budget(0.5, 0.5, 0.5))).num_classes == 7

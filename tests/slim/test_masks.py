@@ -378,3 +378,32 @@ def saved_bytes(model: nn.Module, batch: Tensor) -> int:
     saved = sum(storages.values())
     loss.backward()
     return saved
+
+
+def test_a_model_of_any_image_size_keeps_what_is_frozen_and_its_dropout():
+    model = plain(dynamic_img_size=True, drop_rate=0.3, attn_drop_rate=0.2, drop_path_rate=0.1)()
+    model.blocks[0].requires_grad_(False)
+    masked = attach_masks(model)
+    assert not masked.vit.blocks[0].attn.qkv.weight.requires_grad
+    assert masked.vit.blocks[1].attn.qkv.weight.requires_grad
+    assert masked.vit.blocks[0].attn.mask.requires_grad
+    assert masked.vit.head_drop.p == 0.3
+    assert masked.vit.blocks[1].attn.attn_drop.p == 0.2
+    assert masked.vit.blocks[2].drop_path1.drop_prob == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("head_dim", [4, 64])
+def test_a_hard_masked_model_has_finite_gradients_in_float16(head_dim):
+    model = attach_masks(plain(embed_dim=3 * head_dim)())
+    model.harden(uneven(model.spec))
+    with torch.autocast("cpu", torch.float16):
+        loss = model(images(model.spec)).float().square().mean()
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", ["qk_layernorm", "qk_rmsnorm", "vit"])
+def test_a_soft_masked_model_compiles_as_one_graph(family):
+    model, x = masked(family), images(spec_of(family))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)

@@ -104,3 +104,18 @@ def test_masks_learn_at_their_own_rate_in_every_layer(opt):
     training.step(*a_batch(), update=1)
     expected = before.map(lambda old: old - 0.03)
     torch.testing.assert_close(vars(masked.masks()), vars(expected), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, DECAY])
+def test_a_compiled_model_has_the_groups_of_the_model_itself(layer_decay):
+    vit = tiny_vit()
+    for model in (vit, attach_masks(vit)):
+        groups, compiled = (
+            weight_groups(one, 0.05, layer_decay) for one in (model, torch.compile(model))
+        )
+        assert len(compiled) == len(groups)
+        for ours, theirs in zip(compiled, groups, strict=True):
+            assert {k: v for k, v in ours.items() if k != "params"} == {
+                k: v for k, v in theirs.items() if k != "params"
+            }
+            assert [id(p) for p in ours["params"]] == [id(p) for p in theirs["params"]]

@@ -7,12 +7,16 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.data import resolve_model_data_config
 from torch import nn
 
 from slim import (
     Architecture,
     FileFormatError,
+    MaskCheckpoint,
     UnsupportedModelError,
+    adapt,
+    attach_masks,
     count,
     extract,
     load,
@@ -20,9 +24,10 @@ from slim import (
 )
 from slim.served import ServedNetwork
 from slim.serving import load_about
+from slim.tasks import Preprocessing
 from tests.slim import damage
 from tests.slim.architectures import NAMED, uneven
-from tests.slim.families import FAMILIES, checkpoint, dense, images, spec_of
+from tests.slim.families import FAMILIES, SIZES, checkpoint, dense, images, spec_of
 
 
 def network(family: str, case: str = "uneven", dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -104,7 +109,7 @@ def test_a_network_with_another_pooling_comes_back(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_a_network_kept_in_half_precision_is_served(dtype, tmp_path):
-    vit = network("vit").to(dtype)
+    vit = network("avg").to(dtype)
     served = ServedNetwork(save(vit, tmp_path / "half"))
     pictures = images(vit.architecture.spec)
     with torch.no_grad():
@@ -114,8 +119,9 @@ def test_a_network_kept_in_half_precision_is_served(dtype, tmp_path):
 
 def test_what_is_told_about_it_is_kept_beside_it(tmp_path):
     about = {"task": "digits", "val_top1": 81.5, "budget": [0.7, 0.5, 0.6]}
-    assert load_about(save(network("vit"), tmp_path / "small", about)) == about
-    assert load_about(save(network("vit"), tmp_path / "other")) == {}
+    assert load_about(save(network("avg"), tmp_path / "small", about)) == about
+    assert load_about(save(network("avg"), tmp_path / "other")) == {}
+    assert not hasattr(load(tmp_path / "other"), "pretrained_cfg")
 
 
 def test_what_cannot_be_slimmed_cannot_be_saved(tmp_path):
@@ -183,3 +189,68 @@ def test_a_mask_checkpoint_is_not_a_network(tmp_path):
     (folder / "checkpoint.json").rename(folder / "config.json")
     with pytest.raises(FileFormatError, match="does not describe a vit-slim network"):
         load(folder)
+
+
+def changed_head(vit: nn.Module) -> None:
+    vit.head = nn.Linear(vit.head.in_features, 4)
+
+
+def broken_weight(vit: nn.Module) -> None:
+    vit.head.weight.data[0, 0] = torch.nan
+
+
+def foreign_parameter(vit: nn.Module) -> None:
+    vit.blocks[0].attn.register_parameter("more", nn.Parameter(torch.zeros(1)))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (changed_head, "head.(weight|bias) has shape"),
+        (broken_weight, "head.weight holds values that are not finite"),
+        (foreign_parameter, "'blocks.0.attn.more' is not expected"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved_over_what_can(change, named, folder):
+    vit = load(folder)
+    change(vit)
+    with pytest.raises(FileFormatError, match=f"^the network cannot be saved: tensor {named}"):
+        save(vit, folder)
+    assert_same(load(folder), network("vit"))
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_a_compiled_network_is_saved_as_the_network_itself(family, tmp_path):
+    vit = network(family)
+    assert_same(load(save(torch.compile(vit), tmp_path / "small")), vit)
+
+
+def augreg() -> nn.Module:
+    """A tiny model of a name whose images are normalised by 0.5."""
+    return timm.create_model("vit_small_patch16_224.augreg_in21k_ft_in1k", **SIZES)
+
+
+def test_timm_finds_the_dense_models_preprocessing_on_all_that_comes_of_it(tmp_path):
+    model = augreg()
+    expected = resolve_model_data_config(model) | {"input_size": (3, 8, 12)}
+    assert expected["mean"] == expected["std"] == (0.5, 0.5, 0.5)
+    source = MaskCheckpoint.load(
+        MaskCheckpoint.from_model(attach_masks(model)).save(tmp_path / "searched")
+    )
+    vit = extract(source, uneven(source.spec))
+    loaded = load(save(vit, tmp_path / "small"))
+    again = attach_masks(load(save(model, tmp_path / "dense"))).vit
+    arrays = MaskCheckpoint.from_arrays(source.to_arrays(), source.header())
+    broadcast = extract(arrays, uneven(source.spec))
+    for network_of_it in (vit, loaded, again, source.masked_model().vit, broadcast):
+        assert resolve_model_data_config(network_of_it) == expected
+    larger = adapt(loaded, (3, 16, 24))
+    assert resolve_model_data_config(larger) == expected | {"input_size": (3, 16, 24)}
+    assert torch.equal(ServedNetwork(tmp_path / "small").mean, torch.full((3, 1, 1), 0.5))
+
+
+def test_preprocessing_that_is_told_beside_the_weights_counts_more(tmp_path):
+    told = Preprocessing((3, 8, 12), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), "nearest", 0.5, "squash")
+    folder = save(augreg(), tmp_path / "dense", {"preprocessing": told.to_json()})
+    assert load_about(folder)["preprocessing"]["mean"] == [0.1, 0.2, 0.3]
+    assert resolve_model_data_config(load(folder)) == vars(told)

@@ -1,15 +1,28 @@
 """The layers of a subnetwork are timm's, with less in them."""
 
+import copy
+import pickle
+from dataclasses import replace
+
 import pytest
 import torch
 from timm.layers import DropPath
+from torch.utils.flop_counter import FlopCounterMode
 
-from slim import Architecture, Budget, extract
+from slim import (
+    Architecture,
+    Budget,
+    MaskCheckpoint,
+    UnsupportedModelError,
+    attach_masks,
+    count,
+    extract,
+)
 from slim.aligned import AlignedLinear
 from slim.subnetwork import architecture_of, build_subnetwork
 from slim.vit.subnetwork import token_index
 from tests.slim.architectures import NAMED, uneven, without_block
-from tests.slim.families import FAMILIES, checkpoint, dense, spec_of
+from tests.slim.families import FAMILIES, checkpoint, dense, images, spec_of
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -89,8 +102,69 @@ def test_its_architecture_follows_its_classifier():
     assert architecture_of(vit) == vit.architecture
     vit.reset_classifier(2)
     assert architecture_of(vit).spec.num_classes == 2
-    assert architecture_of(vit).units == vit.architecture.units
+    assert vit.architecture == architecture_of(vit) == architecture_of(torch.compile(vit))
+    assert vit.architecture.units == source.select(Budget(0.5, 0.5, 0.5)).units
 
 
 def test_the_architecture_of_a_dense_model_keeps_everything():
     assert architecture_of(dense("vit")) == Architecture.dense(spec_of("vit"))
+
+
+@pytest.mark.parametrize("family", ["vit", "deit_distilled", "swin"])
+def test_it_is_of_timms_class_and_is_copied_and_pickled_whole(family):
+    vit = extract(checkpoint(family), uneven(spec_of(family)))
+    assert isinstance(vit, type(dense(family)))
+    for again in (copy.deepcopy(vit), pickle.loads(pickle.dumps(vit))):
+        assert again.architecture == vit.architecture
+        x = images(spec_of(family))
+        with torch.no_grad():
+            assert torch.equal(again(x), vit(x))
+
+
+def test_its_features_are_tokens_where_some_were_dropped():
+    vit = extract(checkpoint("vit"), uneven(spec_of("vit")))  # 5, 4 and 3 of 6 patches
+    x = images(spec_of("vit"))
+    with torch.no_grad():
+        for asked in (None, 1, [0]):
+            with pytest.raises(
+                UnsupportedModelError, match=r"of 6 patch tokens.*output_fmt='NLC'"
+            ):
+                vit.forward_intermediates(x, asked)
+        last, tokens = vit.forward_intermediates(x, output_fmt="NLC")
+        assert torch.equal(vit.forward_head(last), vit(x))
+    assert [tuple(t.shape) for t in tokens] == [(2, 5, 12), (2, 4, 12), (2, 3, 12)]
+
+
+@pytest.mark.parametrize("family", ["vit", "deit_distilled"])
+def test_its_features_are_maps_where_all_tokens_are_kept(family):
+    model = dense(family)
+    spec = spec_of(family)
+    kept = replace(uneven(spec), tokens=Architecture.dense(spec).tokens)
+    x = images(spec)
+    source = MaskCheckpoint.from_model(attach_masks(model))
+    with torch.no_grad():
+        whole = extract(source, Architecture.dense(spec)).forward_intermediates(
+            x, [0, 2], norm=True, intermediates_only=True
+        )
+        theirs = model.forward_intermediates(x, [0, 2], norm=True, intermediates_only=True)
+        narrow = extract(source, kept).get_intermediate_layers(x, 1, reshape=True)
+    torch.testing.assert_close(whole, theirs, rtol=1e-5, atol=1e-5)
+    assert [tuple(t.shape) for t in narrow] == [(2, 12, 2, 3)]
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_it_refuses_to_be_set_to_another_size_in_place(family):
+    vit = extract(checkpoint(family), uneven(spec_of(family)))
+    with pytest.raises(UnsupportedModelError, match=r"use slim\.adapt"):
+        vit.set_input_size((16, 24))
+
+
+def test_its_flops_are_counted_where_a_branch_is_pruned_whole():
+    vit = extract(checkpoint("vit"), without_block(spec_of("vit")))
+    totals = set()
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad), FlopCounterMode(display=False) as counter:
+            vit(images(spec_of("vit"), batch=1))
+        totals.add(counter.get_total_flops())
+    assert len(totals) == 1
+    assert totals.pop() <= 2 * count(vit.architecture).macs  # attention on a CPU is not counted
