@@ -29,7 +29,7 @@ import pandas as pd
 import retrained_arms
 import torch
 import torch_pruning_arm
-from fashion import console
+from fashion import console, show
 from front_curves import draw_courses
 from front_points import Course
 from front_runs import DEFAULT, PARTS, Run
@@ -40,7 +40,7 @@ from front_setting import (
     setting_of,
     train_dense_models,
 )
-from front_tables import aims, final_fronts, hypervolume_table, show_tables
+from front_tables import aims, early_ends, final_fronts, hypervolume_table, show_tables
 from machine import machine
 from retrained_arms import GRID, RANDOM
 from torch_pruning_arm import DISTILLED, PLAIN
@@ -111,6 +111,8 @@ def report(setting: Setting, courses: list[Course], few: int) -> None:
         f"{setting.recall('retrain_epochs')}; on {machine()}"
     )
     show_tables(hypervolume_table(courses, few), final_fronts(courses))
+    if not (ends := early_ends(courses)).empty:
+        show("The default, had it been run with --patience", ends)
     for line in aims(courses, few):
         console.print(line)
 

@@ -11,6 +11,11 @@ from front_runs import DEFAULT, JUDGED
 from retrained_arms import GRID
 from torch_pruning_arm import DISTILLED, PLAIN
 
+from sweeps.config import SweepConfig
+from sweeps.front import covered
+
+PATIENCES = (0, 4, 6, 8)
+MIN_GAIN = SweepConfig().min_gain
 LEVELS = (0.2, 0.3, 0.45, 0.6, 0.8)
 
 
@@ -81,6 +86,38 @@ def aims(courses: Sequence[Course], few: int) -> list[str]:
         if DEFAULT in arms and other in arms:
             lines.append(_levels(arms[DEFAULT], arms[other], other))
     return lines
+
+
+def early_ends(courses: Sequence[Course]) -> pd.DataFrame:
+    """Where `--patience` would have ended the default, whose networks are those until then."""
+    rows = []
+    for course in by_arm(courses).get(DEFAULT, []):
+        for patience in PATIENCES:
+            cut = course.first(_ended_after(course, patience))
+            rows.append(
+                {
+                    "seed": course.seed,
+                    "patience": str(patience or "none"),
+                    "networks": str(len(cut.points)),
+                    "hypervolume": cut.hypervolumes()[-1],
+                    "on test": cut.test_hypervolume(),
+                    "compute": cut.compute(True)[-1],
+                    "of all": cut.compute(True)[-1] / course.compute(True)[-1],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _ended_after(course: Course, patience: int) -> int:
+    """Networks until so many in a row have added less than the default's `--min-gain`."""
+    found, volumes = list[tuple[float, float]](), list[float]()
+    for point in course.points:
+        if point.val_top1 is not None:
+            found.append((point.val_top1, point.gmacs))
+        volumes.append(covered(found, course.chance, course.dense.gmacs))
+        if 0 < patience < len(volumes) and volumes[-1] - volumes[-1 - patience] < MIN_GAIN:
+            break
+    return len(volumes)
 
 
 def _reached(
