@@ -32,8 +32,9 @@ from slim.masks import as_timm
 from slim.recipe import Recipe
 from slim.tasks import Preprocessing, Task, load_task
 from slim.training import Objective, Training, cross_entropy
-from sweeps.config import DenseConfig, SweepConfig, VitConfig
+from sweeps.config import SweepConfig
 from sweeps.dense import make_dense, preprocessing_for, saved_preprocessing
+from sweeps.stage_config import DenseConfig, VitConfig
 
 TRAIN = 3  # a forward pass and twice that backward
 DENSE_LENGTHS = (12, 24, 48)  # times the epochs of a search

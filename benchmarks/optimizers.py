@@ -32,8 +32,9 @@ from small_vit import mean_and_error
 import slim
 from slim.distillation import distill_from
 from slim.repair import repair_towards
-from sweeps.config import DenseConfig, FinetuneConfig, SweepConfig
+from sweeps.config import SweepConfig
 from sweeps.dense import make_dense
+from sweeps.stage_config import DenseConfig, FinetuneConfig
 from sweeps.untrained import calibration_for
 
 RATES = {"muon": (2e-2, 1e-2, 5e-3, 2e-3), "adamw": (5e-3, 2e-3, 1e-3)}

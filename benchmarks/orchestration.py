@@ -44,13 +44,14 @@ from slim.tasks import load_task
 from slim.training import Epoch, Training
 from sweeps.broadcast import broadcast, receive_checkpoint
 from sweeps.cluster import Resources, connect
-from sweeps.config import FinetuneConfig, JudgeConfig, SpaceConfig, SweepConfig, resolved
+from sweeps.config import JudgeConfig, SpaceConfig, SweepConfig, resolved
 from sweeps.dense import make_dense, preprocessing_for, saved_preprocessing
 from sweeps.judged import JudgedRow, JudgedStudy
 from sweeps.judging import judge, judge_budgets
 from sweeps.recorder import Recorder
 from sweeps.run_folder import RunFolder
 from sweeps.space import BudgetSpace
+from sweeps.stage_config import FinetuneConfig
 from sweeps.stopping import StopRequest
 from sweeps.study import BudgetStudy
 from sweeps.sweep import sweep_budgets

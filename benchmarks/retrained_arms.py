@@ -30,8 +30,9 @@ from slim.recipe import Recipe
 from slim.search import Penalty, search_training
 from slim.sharing import random_budgets
 from slim.tasks import Augmentation
-from sweeps.config import FinetuneConfig, SpaceConfig
+from sweeps.config import SpaceConfig
 from sweeps.space import smallest_budget
+from sweeps.stage_config import FinetuneConfig
 
 GRID, RANDOM = "paper's way", "random budgets"
 SEARCH = Recipe(

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from slim.distillation import distill_from
-from sweeps.config import FinetuneConfig
+from sweeps.stage_config import FinetuneConfig
 
 PLAIN, DISTILLED = "Torch-Pruning", "Torch-Pruning, distilled"
 # Shares of the dense MACs: the levels that fronts are read at, and five between.

@@ -15,7 +15,8 @@ import slim
 from slim.calibration import Calibration
 from slim.tasks import Preprocessing, load_task
 from sweeps.broadcast import Broadcast, broadcast, receive_checkpoint, receive_teacher
-from sweeps.config import FinetuneConfig, SweepConfig
+from sweeps.config import SweepConfig
+from sweeps.stage_config import FinetuneConfig
 from sweeps.trial import TrialJob, receive_calibration
 
 WORKERS = 3

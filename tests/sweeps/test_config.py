@@ -9,7 +9,8 @@ import pytest
 from slim.recipe import Recipe
 from slim.tasks import Augmentation
 from sweeps.cli import make_parser, parse
-from sweeps.config import SweepConfig, TrainConfig, flatten, from_dict
+from sweeps.config import SweepConfig, flatten, from_dict
+from sweeps.stage_config import TrainConfig
 from tests.sweeps.conftest import ROOT
 
 

@@ -9,9 +9,10 @@ from safetensors.torch import save_file
 
 import slim
 from slim.tasks import Task, load_task
-from sweeps.config import DenseConfig, SweepConfig, VitConfig, dense_epochs
+from sweeps.config import SweepConfig, dense_epochs
 from sweeps.dense import make_dense, preprocessing_for
 from sweeps.errors import InputError
+from sweeps.stage_config import DenseConfig, VitConfig
 
 
 @pytest.fixture(scope="module")

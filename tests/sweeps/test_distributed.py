@@ -21,18 +21,12 @@ from slim.tasks import load_task
 from slim.training import Epoch
 from sweeps.broadcast import broadcast
 from sweeps.cluster import resources_of
-from sweeps.config import (
-    DenseConfig,
-    FinetuneConfig,
-    SearchConfig,
-    ShareConfig,
-    SweepConfig,
-    VitConfig,
-)
+from sweeps.config import SweepConfig
 from sweeps.dense import saved_preprocessing, train_dense
 from sweeps.errors import InputError
 from sweeps.masking import search_masks
 from sweeps.sharing import share_weights
+from sweeps.stage_config import DenseConfig, FinetuneConfig, SearchConfig, ShareConfig, VitConfig
 from sweeps.stages import stream
 from sweeps.sweep import trainable
 from sweeps.trial import TrialJob, keeps_outputs, train_budget

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from slim.tasks import load_task
-from sweeps.config import SweepConfig, VitConfig
+from sweeps.config import SweepConfig
 from sweeps.dense import make_dense, preprocessing_for
 from sweeps.plan import Finished, make_plan, probe_speed
 from sweeps.progress import Progress
+from sweeps.stage_config import VitConfig
 
 CONFIG = replace(
     SweepConfig(),

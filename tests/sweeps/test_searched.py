@@ -13,10 +13,11 @@ import slim
 from analysis.runs import load_run
 from slim.serving import add_about, load_about
 from sweeps.cli import parse
-from sweeps.config import FinetuneConfig, SweepConfig, resolved
+from sweeps.config import SweepConfig, resolved
 from sweeps.errors import InputError
 from sweeps.run_folder import RunFolder
 from sweeps.searched import stages_taken, take_search, with_search_of
+from sweeps.stage_config import FinetuneConfig
 from tests.slim import damage
 from tests.sweeps.conftest import FinishedSweep, run_sweep_process
 

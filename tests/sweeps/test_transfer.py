@@ -13,9 +13,10 @@ import slim
 import sweeps.transfer
 from slim.subnetwork import architecture_of
 from slim.tasks import FolderTask, load_task
-from sweeps.config import SweepConfig, TransferConfig
+from sweeps.config import SweepConfig
 from sweeps.dense import saved_preprocessing
 from sweeps.errors import InputError
+from sweeps.stage_config import TransferConfig
 from sweeps.transfer import (
     TransferJob,
     finished_transfer,

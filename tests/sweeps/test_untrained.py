@@ -10,8 +10,9 @@ import slim
 from slim.evaluation import top1
 from slim.repair import repair_towards
 from slim.tasks import Preprocessing, Task, load_task
-from sweeps.config import SweepConfig, VitConfig
+from sweeps.config import SweepConfig
 from sweeps.dense import make_dense
+from sweeps.stage_config import VitConfig
 from sweeps.untrained import (
     calibration_for,
     calibration_images,
