@@ -132,7 +132,8 @@ def first_command(setting: Setting, run: Run) -> list[str]:
 def is_finished(folder: Path) -> bool:
     """Whether a run came to its end."""
     progress = folder / "state" / "progress.json"
-    return progress.is_file() and "finished_trials" in json.loads(progress.read_text())
+    known = json.loads(progress.read_text()) if progress.is_file() else {}
+    return known.get("finished_trials") is not None
 
 
 def course(setting: Setting, run: Run) -> Course:

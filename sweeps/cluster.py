@@ -67,7 +67,7 @@ class Resources:
         """
         gpus = max(1.0, self.gpus_per_trial) if self.gpus_per_trial else 0.0
         nodes = [node for node in node_resources() if node.gpus or not gpus]
-        for cpus in range(max(node.cpus for node in nodes), self.cpus_per_trial, -1):
+        for cpus in range(max((node.cpus for node in nodes), default=0), self.cpus_per_trial, -1):
             if sum(_trials_on(node, cpus, gpus) for node in nodes) >= self.workers_per_trial:
                 return {"num_cpus": cpus, "num_gpus": gpus}
         return {"num_cpus": self.cpus_per_trial, "num_gpus": gpus}
@@ -308,4 +308,8 @@ def resources_of(config: SweepConfig) -> Resources:
 def _trials_on(node: NodeResources, cpus: int, gpus: float) -> int:
     """How many workers of so many CPUs and GPUs a node holds at once."""
     by_cpu = node.cpus // cpus
-    return min(by_cpu, int(node.gpus / gpus)) if gpus else by_cpu
+    if not gpus:
+        return by_cpu
+    if gpus < 1:  # a worker has its fraction of one GPU
+        return min(by_cpu, int(node.gpus) * int(1 / gpus))
+    return min(by_cpu, int(node.gpus / gpus))

@@ -13,6 +13,7 @@ from sweeps.outbox import Message, Outbox
 
 SHORTEST_WAIT, LONGEST_WAIT = 0.2, 5.0  # seconds between attempts
 PATIENCE = 300.0
+STORES = ("boto3", "botocore", "s3transfer", "google", "azure")  # that artifacts may go to
 DATABASE_FAILED = ErrorCode.Name(BAD_REQUEST)
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,20 @@ def may_pass(error: Exception) -> bool:
     MLflow says BAD_REQUEST of what its database does not do, such as give one more connection.
     """
     if not isinstance(error, MlflowException):
-        return isinstance(error, OSError)
+        return isinstance(error, OSError) or _is_of_a_store(error)
     status: int = error.get_http_status_code()
-    return status >= 500 or status in (408, 429) or error.error_code == DATABASE_FAILED
+    return not is_final(status) or error.error_code == DATABASE_FAILED
+
+
+def _is_of_a_store(error: Exception) -> bool:
+    """Whether a store of artifacts failed for now: not for want of credentials or permission."""
+    answer = getattr(error, "response", None)
+    about = answer.get("ResponseMetadata", {}) if isinstance(answer, dict) else {}
+    status = int(about.get("HTTPStatusCode", 500))
+    ours = type(error).__module__.partition(".")[0] in STORES
+    return ours and "Credentials" not in type(error).__name__ and not is_final(status)
+
+
+def is_final(status: int) -> bool:
+    """Whether a service that answers so will answer so again."""
+    return 400 <= status < 500 and status not in (408, 429)

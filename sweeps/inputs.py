@@ -203,7 +203,7 @@ def check_images(folder: RunFolder, task: Task) -> None:
     """
     try:
         differs = folder.recall("dense_done") and has_other_images(folder.dense, task)
-    except slim.FileFormatError as error:
+    except slim.SlimError as error:
         raise InputError(f"run {folder.name} cannot go on: {error}") from error
     if differs:
         raise InputError(

@@ -5,6 +5,7 @@ bucket cannot do. So every machine works in a folder of its own, of the same nam
 what is written there is copied to the bucket; what is missing there is copied from it.
 """
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -71,9 +72,10 @@ class Mirror:
             return
         system, root = self._system()
         for path in paths:
-            for ours in [path] if path.is_file() else sorted(path.rglob("*")):
-                if ours.is_file() and ours.stat().st_mtime >= since:
-                    _upload(system, ours, self._kept(root, ours))
+            for ours in [path] if path.is_file() else sorted(path.rglob("*"), key=_headers_last):
+                with contextlib.suppress(FileNotFoundError):  # another worker's, gone by now
+                    if _is_whole(ours) and ours.stat().st_mtime >= since:
+                        _upload(system, ours, self._kept(root, ours))
 
     def drop(self, path: Path) -> None:
         """Forget a file or a folder where it is kept."""
@@ -139,6 +141,16 @@ def _files(system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
         return [info]
     below = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     return [info for info in below if info.type == fs.FileType.File]
+
+
+def _headers_last(path: Path) -> tuple[bool, Path]:
+    """The order in which files are kept: a header says that what it describes is there."""
+    return path.suffix == ".json", path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether it is a file that nobody is still writing."""
+    return path.is_file() and path.suffix != ".draft" and not path.name.startswith(".")
 
 
 def _is_as_new(ours: Path, info: fs.FileInfo) -> bool:

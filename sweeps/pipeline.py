@@ -16,6 +16,7 @@ from sweeps.broadcast import broadcast
 from sweeps.cli import Command
 from sweeps.cluster import Resources, connect, expected_concurrency
 from sweeps.config import SweepConfig, dense_epochs, flatten
+from sweeps.delivery import may_pass
 from sweeps.dense import preprocessing_for, saved_preprocessing, train_dense
 from sweeps.errors import InputError, InterruptedRun, StoppedRun
 from sweeps.front import pareto_front
@@ -59,9 +60,7 @@ def execute(command: Command) -> int:
     """
     config = resumed_config(command) if command.resume else with_search_of(command)
     config, task, transfers, model = check_inputs(config, begins=not command.resume)
-    if command.resume:
-        check_images(_folder(config), task)
-    elif config.name:
+    if not command.resume and config.name:
         _folder(config).refuse_taken()
     if command.dry_run:
         speed = probe_speed(model, task, preprocessing_for(config, model, task), config)
@@ -75,7 +74,9 @@ def execute(command: Command) -> int:
     if ended and not _wants_more(command):
         print(f"run {folder.name} is finished; its files are in {folder.path}")
         return DONE
-    if not command.resume:
+    if command.resume:
+        check_images(folder, task)
+    else:
         folder = RunFolder.create(config, folder.name)
         config = replace(config, name=folder.name)
     with folder.alone():
@@ -128,6 +129,8 @@ class Run:
 
     def to_end(self, plan: Plan) -> int:
         """Run every stage that is not done; the exit code."""
+        if self.folder.recall("finished_trials") is not None:  # something more is asked of it
+            self.folder.remember("finished_trials", None)
         self.tracker.begin(self.folder.name)
         self.tracker.params(self.tracker.parent, flatten(self.config.to_dict()))
         self.folder.keep()  # where a session on another machine finds the sweep's run
@@ -210,9 +213,24 @@ def _stages(session: Session, task: Task) -> list[TrialRow]:
     session.progress.begin("reports")
     tracker.flush()
     if config.register:
-        register_models(tracker, folder, front, checkpoint)
+        _register(session, front, checkpoint)
     publish_reports(tracker, folder, config.tracking_uri)
     return rows
+
+
+def _register(session: Session, front: list[TrialRow], checkpoint: slim.MaskCheckpoint) -> None:
+    """Register the front's networks.
+
+    Raises:
+        StoppedRun: If MLflow does not do it now; resuming tries again.
+    """
+    try:
+        register_models(session.tracker, session.folder, front, checkpoint)
+    except Exception as error:
+        if not may_pass(error):
+            raise
+        line = " ".join(str(error).split())[:200]
+        raise StoppedRun(f"the networks could not be registered: {line}") from error
 
 
 def _searched_space(

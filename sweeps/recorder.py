@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,24 @@ COLUMNS = ("gmacs", "params_m", "val_top1", "epochs", "seconds", "latency_ms")
 STATUS = {COMPLETE: FINISHED, PRUNED: KILLED, FAILED: RUN_FAILED}  # of MLflow
 
 
+def kept_from_tune(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook of the recorder that raises nothing: the first error stands in `error`.
+
+    Tune takes what a hook raises for a failure of the trial, and trains it again though the study
+    knows its end. The sweep is stopped instead, with the states of what trains written.
+    """
+
+    @wraps(hook)
+    def kept(self: "Recorder", *args: Any, **kwargs: Any) -> None:
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:
+            self.error = self.error or error
+            self.stop.make()
+
+    return kept
+
+
 class Recorder(tune.Callback):
     """Follows the trials of a sweep; the only one that says how they ended.
 
@@ -34,7 +53,10 @@ class Recorder(tune.Callback):
         epochs: After which a trial is complete.
         stopper: Knows which trials were stopped early; None where none are.
         watch: Called with (event, trial number, its figures) for the display.
-        stop: Made here when a trial finds the disk full.
+        stop: Made here when a trial finds the disk full, or something cannot be recorded.
+
+    Attributes:
+        error: What could not be recorded, the first time.
     """
 
     def __init__(
@@ -53,6 +75,7 @@ class Recorder(tune.Callback):
         self.stopper = stopper
         self.untrained: dict[int, float] = {}
         self.stop = stop
+        self.error: Exception | None = None
         self.tagged: set[int] = set()
         self.front: list[TrialRow] = []
 
@@ -77,6 +100,7 @@ class Recorder(tune.Callback):
         if rows:
             self._publish()
 
+    @kept_from_tune
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
@@ -98,6 +122,7 @@ class Recorder(tune.Callback):
         self.tracker.metrics(run, {f"kept_{k}": v for k, v in architecture.kept().items()})
         return run
 
+    @kept_from_tune
     def on_trial_result(
         self,
         iteration: int,
@@ -119,6 +144,7 @@ class Recorder(tune.Callback):
             self.folder.keep()
         self.watch("epoch", number, figures)
 
+    @kept_from_tune
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
@@ -140,6 +166,7 @@ class Recorder(tune.Callback):
             return
         row = self._row(trial, COMPLETE)
         self.study.complete(row, self.untrained.get(row.trial))
+        self.folder.keep()  # the study first: what it does not know of would be trained again
         self._end(row, "")
         self._publish()
         self.watch("complete", row.trial, {})
@@ -152,6 +179,7 @@ class Recorder(tune.Callback):
         if "accumulation" in result:
             self.tracker.tags(run, {"accumulation": str(result["accumulation"])})
 
+    @kept_from_tune
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
@@ -161,6 +189,7 @@ class Recorder(tune.Callback):
     def _close(self, trial: Trial, state: str, reason: str) -> None:
         row = self._row(trial, state)
         self.study.close(row, reason)
+        self.folder.keep()
         self._end(row, reason)
         self._publish()
         self.watch(state.lower(), row.trial, {"reason": reason})

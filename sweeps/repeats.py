@@ -39,7 +39,7 @@ def repeat_trial(row: TrialRow, repeat: int, job: TrialJob, folder: Path) -> Rep
         folder: Of all repeats; the network stays there.
     """
     network = repeated(row, repeat, folder)
-    if not network.is_dir():
+    if not (network / slim.serving.HEADER).is_file():
         again = replace(job, models=folder, states=folder / "states")
         budget = {"tokens": row.tokens, "mhsa": row.mhsa, "mlp": row.mlp}
         for _ in train_budget({"number": row.trial, "repeat": repeat, **budget}, again):

@@ -6,6 +6,7 @@ from typing import Any
 from ray import tune
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 
+from slim.storage import is_out_of_space
 from sweeps.cluster import Resources
 from sweeps.early_stopping import ParetoHalving
 from sweeps.errors import InterruptedRun, StoppedRun
@@ -29,7 +30,7 @@ def sweep_budgets(
 
     Raises:
         InterruptedRun: If the user stopped it; finished trials are kept.
-        StoppedRun: If the disk is full.
+        StoppedRun: If the disk is full, or what was done cannot be recorded.
     """
     remaining = study.remaining()
     if remaining <= 0:
@@ -53,6 +54,10 @@ def sweep_budgets(
         ),
     )
     tuner.fit()
+    if isinstance(recorder.error, OSError) and not is_out_of_space(recorder.error):
+        raise StoppedRun(" ".join(str(recorder.error).split())[:200]) from recorder.error
+    if recorder.error is not None:
+        raise recorder.error
     if recorder.stop.reason:
         raise StoppedRun(recorder.stop.reason)
     if study.remaining() > 0:

@@ -2,6 +2,8 @@
 
 import ray
 
+import slim
+from sweeps.errors import StoppedRun
 from sweeps.publishing import log_transfer
 from sweeps.session import Session
 from sweeps.transfer import finished_transfer, plan_transfer, run_transfer
@@ -11,10 +13,12 @@ from sweeps.trials import TransferRow, write_table
 def transfer_stage(session: Session, front: list[int]) -> None:
     """Train the networks of these trials, and the dense one, on each transfer task.
 
-    What a network's training raises is noted, and the others go on.
+    A training that cannot be, such as one that diverges, is noted, and the others go on; what may
+    succeed another time ends the run after the others.
 
     Raises:
         InterruptedRun: If the user asked to stop.
+        StoppedRun: If a worker, a disk or a service failed one.
     """
     folder, config, tracker = session.folder, session.config, session.tracker
     results = folder.state / "transfer"
@@ -32,10 +36,15 @@ def transfer_stage(session: Session, front: list[int]) -> None:
         session.progress.credit(f"transfer {task}", before / len(same))
     references = {task.name: ray.put(task) for task in session.transfers}
     arguments = [(job, references[job.task], config, results) for job in todo]
+    stopped = ""
     for index, result in session.spread(run_transfer, arguments):
         job = todo[index]
         if isinstance(result, BaseException):
-            session.progress.note(f"transfer of {job.trial} to {job.task} failed: {result}")
+            line = " ".join(str(result).split())[:200]
+            failure = f"transfer of {job.trial} to {job.task} failed: {line}"
+            session.progress.note(failure)
+            if not isinstance(result, slim.SlimError) or isinstance(result, slim.StorageError):
+                stopped = failure
             continue
         rows.append(result[0])
         log_transfer(tracker, *result)
@@ -47,3 +56,5 @@ def transfer_stage(session: Session, front: list[int]) -> None:
     rows.sort(key=lambda row: order[row.task, row.trial, row.method, row.seed])
     write_table(folder.path / "transfer.csv", TransferRow, rows)
     tracker.artifact(tracker.parent, folder.path / "transfer.csv")
+    if stopped:
+        raise StoppedRun(stopped)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import (
@@ -156,6 +157,24 @@ def test_what_a_database_cannot_do_now_is_asked_again_and_a_refusal_is_not(
     assert may_pass(MlflowException("no", error_code=code)) == passes
     answer = {"error_code": ErrorCode.Name(code), "message": "no"}
     assert may_pass(RestException(answer)) == passes
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (EndpointConnectionError(endpoint_url="http://bucket"), True),
+        (ClientError({"ResponseMetadata": {"HTTPStatusCode": 503}}, "PutObject"), True),
+        (ClientError({"ResponseMetadata": {"HTTPStatusCode": 403}}, "PutObject"), False),
+        (NoCredentialsError(), False),
+        (ConnectionResetError(), True),
+        (ValueError("a fault of the program"), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_a_store_of_artifacts_that_fails_now_is_asked_again(
+    error: Exception, passes: bool
+) -> None:
+    assert may_pass(error) == passes
 
 
 def test_half_a_message_of_a_killed_run_is_told_anew(uri: str, tmp_path: Path) -> None:

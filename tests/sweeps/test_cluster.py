@@ -15,6 +15,7 @@ import psutil
 import pytest
 import ray
 
+from sweeps import cluster
 from sweeps.cluster import connect
 from sweeps.config import SweepConfig
 
@@ -86,3 +87,10 @@ def test_a_cluster_that_another_program_started_for_itself_is_left_alone() -> No
         own = ray.get_runtime_context().gcs_address
         address, _ = joined()
     assert address != own
+
+
+@pytest.mark.parametrize(
+    ("gpus", "held"), [(0.0, 16), (0.3, 12), (0.6, 4), (0.5, 8), (1.0, 4), (2.0, 2), (8.0, 0)]
+)
+def test_a_fraction_of_a_gpu_is_of_one_gpu(gpus: float, held: int) -> None:
+    assert cluster._trials_on(cluster.NodeResources(cpus=16, gpus=4.0), 1, gpus) == held

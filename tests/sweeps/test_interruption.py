@@ -1,6 +1,7 @@
 """Ctrl-C keeps what is finished, and a resumed run goes on from there."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,3 +94,29 @@ def test_an_interrupted_run_keeps_finished_trials_and_resumes(
         vit = networks.cut(slim.Budget(one.tokens, one.mhsa, one.mlp))
         assert slim.count(vit.architecture).macs / 1e9 == one.gmacs
         assert top1(vit, networks.task, "val", networks.preprocessing) == one.val_top1
+
+
+def test_a_trial_whose_end_cannot_be_written_down_is_not_trained_again(tmp_path: Path) -> None:
+    small = ["--tasks", "none", "--method", "judge", "--share.epochs", "0", "--concurrency", "1"]
+    process = start(tmp_path, *SMALL, *small, "--name", "stuck", "--trials", "4")
+    wait_for(process, "trial 0 complete")
+    front = tmp_path / "runs" / "stuck" / "front.csv"
+    front.unlink()
+    (front / "in the way").mkdir(parents=True)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.count("\n") == 1
+    assert "front.csv" in errors
+    assert "--resume stuck" in errors
+    assert "Traceback" not in output + errors
+
+    shutil.rmtree(front)
+    run_sweep_process(tmp_path, "--resume", "stuck", "--cluster", "local")
+    trials = pd.read_csv(front.with_name("trials.csv"))
+    assert trials["trial"].tolist() == [0, 1, 2, 3]
+    assert set(run_states(tmp_path).values()) == {"FINISHED"}
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("vit-slim")
+    for run in client.search_runs([experiment.experiment_id], "tags.kind = 'trial'"):
+        told = client.get_metric_history(run.info.run_id, "val_top1")
+        assert len({one.value for one in told if one.step == 1}) == 1  # not of two trainings

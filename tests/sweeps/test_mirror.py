@@ -105,3 +105,12 @@ def test_reading_a_run_that_goes_on_here_leaves_its_files_as_they_are(
         assert folder.journal.read_text() == "one, two"
     RunFolder.open(bucket, "run")
     assert folder.journal.read_text() == "one"
+
+
+def test_what_another_worker_still_writes_is_not_kept(bucket: str, tmp_path: Path) -> None:
+    here, there = here_and_there(bucket, tmp_path)
+    for name in ("training.draft", ".hidden", "kept.csv"):
+        write(here.folder / "run" / name, name)
+    here.keep(here.folder / "run")
+    there.fetch(there.folder / "run")
+    assert [path.name for path in (there.folder / "run").iterdir()] == ["kept.csv"]
