@@ -4,8 +4,10 @@ import contextlib
 import json
 import re
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import docstring_parser
 import yaml
@@ -26,6 +28,7 @@ _USAGE = """run_sweep.py [--config FILE] [--OPTION VALUE ...] [--dry-run]
        run_sweep.py --resume NAME [--OPTION VALUE ...] [--dry-run]
        run_sweep.py --report NAME [--storage FOLDER]
        run_sweep.py --compare A B [--storage FOLDER]"""
+SECRET_WORDS = ("password", "passwd", "secret", "access_key", "token")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -104,7 +107,7 @@ def _checked(
         config = _instantiate(parser, values)
         _refuse_nulls(config)
     except Exception as error:  # jsonargparse and yaml raise many kinds, all about the input
-        line = _one_line(str(error)).replace('"<unicode string>"', " ".join(files))
+        line = _one_line(str(error), parser).replace('"<unicode string>"', " ".join(files))
         if files and line.startswith("--") and line.partition(":")[0] not in _options(normalised):
             line = f"{' '.join(files)}: {line}"
         raise InputError(line) from error
@@ -244,6 +247,16 @@ def check_name(name: str | None) -> None:
         )
 
 
+def _holds_secret(uri: str) -> bool:
+    """Whether a URI names a user's password, or a key or token among its options."""
+    scheme, _, rest = uri.partition("://")
+    options = {name.lower() for name, _ in parse_qsl(rest.partition("?")[2], True)}
+    if scheme == "sqlite":
+        return False
+    secret = any(word in name for name in options for word in SECRET_WORDS)
+    return secret or ":" in rest.partition("?")[0].rpartition("@")[0]
+
+
 def absolute_paths(config: SweepConfig) -> SweepConfig:
     """Make paths absolute, so that workers in other folders find them.
 
@@ -251,12 +264,13 @@ def absolute_paths(config: SweepConfig) -> SweepConfig:
         InputError: If the storage is neither a folder nor a bucket, or the tracking URI holds a
             password.
     """
-    if is_uri(config.storage) and not re.match(r"(s3|gs)://[^/@]+", config.storage):
+    bucket = re.match(r"(s3|gs)://[^/@?]+", config.storage)
+    if is_uri(config.storage) and (not bucket or _holds_secret(config.storage)):
         raise InputError(
             f"storage {config.storage!r} is neither a folder nor s3://BUCKET/PREFIX or "
             "gs://BUCKET/PREFIX; credentials are taken from the environment"
         )
-    if re.search(r"://[^/@]*:[^/@]*@", config.tracking_uri):
+    if _holds_secret(config.tracking_uri):
         raise InputError(
             "the tracking URI holds a password, which would be written to files; give it without, "
             "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
@@ -324,9 +338,13 @@ def _meanings(kind: type) -> dict[str, str]:
     return {param.arg_name: param.description or "" for param in parsed.params}
 
 
-def _one_line(message: str) -> str:
+def _one_line(message: str, parser: ArgumentParser) -> str:
     """jsonargparse's message without line breaks, class names and doubled causes."""
     line = " ".join(message.split())
+    unknown = re.search(r"nrecognized arguments?: (--[\w.-]+)", line)
+    near = get_close_matches(unknown[1], parser._option_string_actions, n=1) if unknown else []
+    if near:
+        return f"{line}; near: {', '.join(near)}; see --help"
     line = re.sub(r"^Parser key \"([^\"]+)\": ?", _as_option, line)
     causes = re.search(
         r"Does not validate against any of the Union subtypes .* Errors: - (.*)", line
