@@ -8,6 +8,8 @@ import plotly.graph_objects as go
 from analysis import theme, wording
 from analysis.budgets import BUDGETS, kendall
 
+FEWEST_PAIRS = 5  # fewer say nothing of a rank correlation
+
 
 class JudgementData(NamedTuple):
     """Judged budgets, and the trained ones among them.
@@ -48,7 +50,7 @@ def judgement_sentence(data: JudgementData) -> str:
             " so there is nothing to compare trained networks with."
         )
     told = f"{wording.counted(len(data.judged), 'budget')} were judged without training. "
-    if len(data.pairs) < 3 or data.tau != data.tau:
+    if len(data.pairs) < FEWEST_PAIRS or data.tau != data.tau:
         return told + (
             f"{wording.counted(len(data.pairs), 'trained network')} of these budgets: too few, or "
             "too alike, to say whether judging ranks them rightly."
@@ -58,7 +60,8 @@ def judgement_sentence(data: JudgementData) -> str:
     least, most = int(order[0]), int(order[-1])
     return told + (
         f"Over the {len(data.pairs)} that were trained too, Kendall's rank correlation of judged "
-        f"and trained accuracy is {data.tau:+.2f} (1: the same order, 0: unrelated). Training "
+        f"and trained accuracy is {data.tau:+.2f} (1: the same order, 0: unrelated); the run's "
+        "metric `kendall_tau` has trials that the sampler picked later, too. Training "
         f"changed top-1 by {wording.points(float(gain.median()))} points in the median, from "
         f"{wording.points(float(gain.min()))} (trial {least}) to "
         f"{wording.points(float(gain.max()))} (trial {most}). Most budgets were picked for "

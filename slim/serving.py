@@ -1,5 +1,6 @@
 """Saving, loading and exporting a slimmed network."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +149,15 @@ def export_onnx(vit: nn.Module, path: str | Path) -> Path:
 
     Raises:
         SlimError: If onnxruntime's output differs by more than 1e-3 of the largest logit; no file
-            is left then.
+            is left then. If a package of the extra `onnx` is missing.
     """
     path = Path(path)
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise SlimError(
+                f"{package} is not installed; pip install vit-slim-sweeps[onnx] brings what "
+                "exporting needs"
+            )
     with evaluating(vit):
         exported = torch.export.export(
             vit,
@@ -171,7 +178,7 @@ def export_onnx(vit: nn.Module, path: str | Path) -> Path:
 
 
 def _check_onnx(vit: nn.Module, path: Path) -> None:
-    import onnxruntime  # an optional dependency (extra "onnx")
+    import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for batch in CHECKED_BATCHES:

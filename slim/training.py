@@ -41,12 +41,14 @@ Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch: its number from 1, mean train loss, val top-1 in percent, seconds."""
+    """One finished epoch: its number from 1, mean train loss, val top-1 in percent, seconds; of
+    one that an earlier session finished also how many of those there are."""
 
     epoch: int
     loss: float
     val_top1: float
     seconds: float
+    before: int = 0
 
 
 def cross_entropy(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:

@@ -81,8 +81,8 @@ class SweepConfig:
         data: The source task: mnist, digits, fashion-mnist[-IMAGES[+MORE]][:FOLDER] (of 3,000
             images, or as many as it says, and more for val and test alone), animal-mnist, an image
             folder, torch/NAME:FOLDER of torchvision, or hfds/FOLDER or hfds/NAME of Hugging Face.
-        tasks: Transfer tasks, comma-separated; `auto` for the embedded ones other than the data,
-            `none` for none.
+        tasks: Transfer tasks, comma-separated; `auto` for the embedded ones other than the data
+            where this is embedded too, `none` for none.
         download: Let torchvision and Hugging Face fetch what is missing of the data and tasks.
         model: `vit` for a fresh timm VisionTransformer shaped by --vit.*, the name of any timm ViT
             or Swin, or the folder of a saved network. Pretrained weights of a named model are

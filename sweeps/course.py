@@ -1,6 +1,7 @@
 """A stage's training as the driver follows it, whatever was interrupted before."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from slim.training import Epoch, Training
@@ -19,5 +20,6 @@ def course(training: Training, state: Path) -> Iterator[Epoch]:
     """
     if state.is_file():
         training.load_state(state)
-        yield from list(training.history)
+        for epoch in list(training.history):
+            yield replace(epoch, before=len(training.history))
     yield from training.resumable_epochs(state, stop_requested=watch(state.with_name("stop")))

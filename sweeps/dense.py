@@ -1,11 +1,13 @@
 """The first stage: the dense model, loaded or trained."""
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -111,7 +113,11 @@ def train_dense(config: SweepConfig, task: Task, folder: Path, state: Path) -> I
     accuracy = top1(
         model.to(device), task, "val", preprocessing, device=device, processes=processes
     )
-    about = {"preprocessing": preprocessing.to_json(), "data": task.fingerprint()}
+    about: dict[str, Any] = {
+        "preprocessing": preprocessing.to_json(),
+        "data": task.fingerprint(),
+        "class_names": list(task.classes),
+    }
     if processes.rank == 0:
         slim.save(model, folder, about | {"val_top1": accuracy})
     if not recipe.epochs:
@@ -163,7 +169,7 @@ def _named(config: SweepConfig, task: Task, weights: bool) -> nn.Module:
             _check_loadable(config, task, has_weights, classes)
         model: nn.Module = timm.create_model(
             name,
-            pretrained=weights and has_weights,
+            pretrained=has_weights and (weights or config.weights is not None),
             num_classes=task.num_classes,
             pretrained_cfg_overlay=overlay,
         )
@@ -172,15 +178,23 @@ def _named(config: SweepConfig, task: Task, weights: bool) -> nn.Module:
     except Exception as error:  # hub, network, file and architecture errors of many kinds
         line = textwrap.shorten(str(error), 200, placeholder=" ...")
         if config.weights is not None:
-            line = "it holds more than tensors" if "weights_only" in line else line
             raise InputError(
-                f"weights file {config.weights} cannot be loaded into model {name}: {line}; give "
-                "safetensors or a state dict"
+                f"weights file {config.weights} cannot be loaded into model {name}: "
+                f"{_why_unreadable(line)}"
             ) from error
         raise InputError(
             f"model {name} cannot be loaded: {line}; give its weights by --weights FILE"
         ) from error
     return model
+
+
+def _why_unreadable(line: str) -> str:
+    """What is wrong with a file of weights, given what torch or timm says, and what to do."""
+    if "weights_only" in line:
+        return "it holds more than tensors; give safetensors or a state dict"
+    if re.search(r"Missing key|Unexpected key|size mismatch|is invalid for input of size", line):
+        return f"it is of another architecture ({line}); give the weights of this model"
+    return f"{line or 'it is empty'}; give safetensors or a state dict"
 
 
 def _classes_of(weights: str) -> int | None:

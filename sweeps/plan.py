@@ -89,6 +89,7 @@ class Plan:
     dense_params_m: float
     trials: int
     may_end_early: bool
+    extra_trials: int
     judged: int
     concurrency: int
     budgets: tuple[PlannedBudget, ...]
@@ -109,7 +110,8 @@ class Plan:
             *([f"{self.judged} budgets judged"] if self.judged else []),
             f"{'at most ' if self.may_end_early else ''}{self.trials} trials, "
             f"{self.concurrency} at a time"
-            + ("; they start from the judged front" if self.judged else ""),
+            + ("; they start from the judged front" if self.judged else "")
+            + (f"; {self.extra_trials} more if judging misled" if self.extra_trials else ""),
             "the first budgets (tokens, MHSA, MLP), before the sampler goes on:",
         ]
         for b in self.budgets:
@@ -206,6 +208,7 @@ def make_plan(
         dense_params_m=dense.params / 1e6,
         trials=config.trials,
         may_end_early=config.patience > 0,
+        extra_trials=int(config.judge.extra_trials or 0),
         concurrency=concurrency,
         judged=judged,
         budgets=tuple(_planned(space, n, space.fit(b, n) if n else b) for n, b in budgets),

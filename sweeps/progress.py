@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+import slim
 from sweeps.front import pareto_front
 from sweeps.plan import Plan, format_seconds
 from sweeps.run_folder import RunFolder
@@ -157,7 +159,9 @@ def print_end(
 ) -> None:
     """The front, where the files are, and how to look at the run; `page` is below MLflow's."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-    console.print(front_table(front, dense_gmacs) if front else "no trial completed: no front")
+    dense = slim.serving.load_about(folder.dense)
+    table = front_table(front, dense_gmacs, dense)
+    console.print(table if front else "no trial completed: no front")
     console.print(f"files:   {folder.path}", markup=False)
     console.print(f"reports: {folder.reports}", markup=False)
     if tracking_uri.startswith("http"):
@@ -168,8 +172,16 @@ def print_end(
         console.print(f"         then http://127.0.0.1:5000{page}", markup=False)
 
 
-def front_table(front: Sequence[TrialRow], dense_gmacs: float) -> Table:
-    """The front for the end of a run, cheapest first."""
+def front_table(front: Sequence[TrialRow], dense_gmacs: float, dense: Mapping[str, Any]) -> Table:
+    """The front for the end of a run, cheapest first, and the dense model as it was loaded or
+    trained before the search.
+
+    Args:
+        front: The networks.
+        dense_gmacs: 1e9 MACs of the dense model.
+        dense: Its `val_top1` and `test_top1`, in percent.
+    """
+    measured = any(row.latency_ms is not None for row in front)
     table = Table(
         title="Pareto front: cost (GMACs, M parameters), top-1 on val and test",
         title_justify="left",
@@ -177,8 +189,8 @@ def front_table(front: Sequence[TrialRow], dense_gmacs: float) -> Table:
     )
     for name in ("trial", "tokens", "MHSA", "MLP", "GMACs", "of dense", "M"):
         table.add_column(name, justify="right")
-    table.add_column("val %", justify="right")
-    table.add_column("test %", justify="right")
+    for name in (*(["ms"] if measured else []), "val %", "test %"):
+        table.add_column(name, justify="right")
     for row in front:
         table.add_row(
             str(row.trial),
@@ -186,7 +198,16 @@ def front_table(front: Sequence[TrialRow], dense_gmacs: float) -> Table:
             f"{row.gmacs:.3g}",
             f"{row.gmacs / dense_gmacs:.0%}",
             f"{row.params_m:.3g}",
-            f"{row.val_top1:.2f}",
-            "" if row.test_top1 is None else f"{row.test_top1:.2f}",
+            *([_told(row.latency_ms, ".3g")] if measured else []),
+            _told(row.val_top1, ".2f"),
+            _told(row.test_top1, ".2f"),
         )
+    accuracies = (_told(dense.get(name), ".2f") for name in ("val_top1", "test_top1"))
+    gap = ["", "", "", f"{dense_gmacs:.3g}", "100%", "", *([""] if measured else [])]
+    table.add_section()
+    table.add_row("dense model", *gap, *accuracies)
     return table
+
+
+def _told(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

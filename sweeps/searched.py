@@ -43,8 +43,8 @@ def with_search_of(command: Command) -> SweepConfig:
     other = RunFolder.open(asked.storage, name)
     if not other.search.is_dir():
         raise InputError(
-            f"--searched {name}: that run has not finished its search; go on with "
-            f"--resume {name} first"
+            f"--searched {name}: that run has not finished its search; first go on with "
+            f"--resume {name}"
         )
     stored = other.read_config()
     before, now = flatten(stored.to_dict()), flatten(asked.to_dict())

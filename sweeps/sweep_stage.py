@@ -44,6 +44,11 @@ def sweep_stage(
     if (trained := len(study.rows())) < config.trials:
         session.progress.note(f"{trained} trials: {_why_fewer(config, study)}")
     tau = study.rank_correlation()
+    if trained > config.trials and tau is not None:
+        session.progress.note(
+            f"{trained} trials instead of {config.trials}: judging misled, as Kendall's tau was "
+            f"{tau:.2f}, below --judge.trust {config.judge.trust:g}"
+        )
     if tau is not None:
         tracker.metrics(tracker.parent, {"kendall_tau": tau})
         session.progress.note(f"Kendall's tau between judged and trained accuracy: {tau:.2f}")

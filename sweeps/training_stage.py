@@ -72,13 +72,15 @@ def _follow(
     session: Session, name: str, run: str, trained: Iterator[Epoch], epochs: int, started: float
 ) -> None:
     """Log and show a stage's epochs as they come, and keep the seconds of all sessions."""
-    for number, epoch in enumerate(trained):
-        if not number and epoch.epoch > 1:  # from the state of an earlier session
-            session.progress.credit(name, (epoch.epoch - 1) / epochs)
+    for epoch in trained:
         session.tracker.metrics(run, {"val_top1": epoch.val_top1}, step=epoch.epoch)
         if epoch.epoch:
             session.tracker.metrics(run, {"loss": epoch.loss}, step=epoch.epoch)
         count = f"epoch {epoch.epoch}/{epochs}, " if epochs else ""
         detail = f"{count}val top-1 {epoch.val_top1:.2f} %"
-        session.progress.advance(name, epoch.epoch / epochs if epochs else 1.0, detail)
+        if not epoch.before:
+            session.progress.advance(name, epoch.epoch / epochs if epochs else 1.0, detail)
+        elif epoch.epoch == epoch.before:
+            session.progress.credit(name, epoch.epoch / epochs)
+            session.progress.note(f"{name}: goes on after {detail}")
         session.folder.remember(f"{name}_seconds", time.monotonic() - started)

@@ -95,9 +95,15 @@ def transfer_tasks(config: SweepConfig) -> list[Task]:
 
 
 def tasks_beside(data: str) -> list[str]:
-    """The embedded tasks that are here and have none of the source task's images."""
+    """The embedded tasks that are here and have none of the source task's images.
+
+    None where the source task is not embedded itself: a network of larger images in colour has
+    nothing to show on these.
+    """
     source = data.partition(":")[0]
     source = FASHION_NAME if is_fashion_mnist(source) else source
+    if source not in (*EMBEDDED, FASHION_NAME, "animal-mnist"):
+        return []
     names = [name for name in EMBEDDED if name != "mnist"]
     names += [FASHION_NAME] if fashion_mnist_is_present() else []
     names += ["animal-mnist"] if animals_are_present() else []

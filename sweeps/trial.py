@@ -125,6 +125,7 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         "val_top1": accuracy,
         "data": task.fingerprint(),
         "preprocessing": shared.preprocessing.to_json(),
+        "class_names": list(task.classes),
     }
     if processes.rank == 0:
         slim.save(training.evaluated, job.models / name, about)

@@ -21,9 +21,18 @@ def test_trials_are_matched_with_what_their_budget_was_judged(judged_run: Run) -
     assert data.tau == 1
     told = judgement_sentence(data)
     assert "27 budgets were judged" in told
-    assert "Over the 3 that were trained too" in told
-    assert "is +1.00" in told
-    assert "+13.00 points in the median, from +12.00 (trial 1) to +13.20 (trial 2)" in told
+    assert "3 trained networks of these budgets: too few" in told
+
+
+def test_five_of_them_say_how_well_judging_ranks(judged_run: Run) -> None:
+    judged = judged_run.judged.head(5)
+    gains = [13.0, 12.0, 13.2, 14.0, 15.0]
+    trained = judged.assign(trial=range(5), state="COMPLETE", val_top1=judged["val_top1"] + gains)
+    told = judgement_sentence(judgement_data(judged, trained))
+    assert "Over the 5 that were trained too" in told
+    assert "is +" in told
+    assert "`kendall_tau`" in told
+    assert "+13.20 points in the median, from +12.00 (trial 1) to +15.00 (trial 4)" in told
 
 
 def test_both_are_drawn_over_their_cost(judged_run: Run) -> None:

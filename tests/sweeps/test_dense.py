@@ -1,5 +1,6 @@
 """The dense model: fresh, named with local weights, or a saved network."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,19 @@ def test_the_classes_of_a_swins_local_weights_must_be_the_tasks(
     )
     with pytest.raises(InputError, match="has 7 classes but data digits has 10"):
         make_dense(config, digits)
+
+
+def test_weights_of_another_architecture_are_refused_before_anything_starts(
+    digits: Task, tmp_path: Path
+) -> None:
+    path = tmp_path / "deeper.safetensors"
+    save_file(timm.create_model("test_vit2", num_classes=10).state_dict(), path)
+    config = SweepConfig(model="test_vit", weights=str(path))
+    with pytest.raises(InputError, match=r"it is of another architecture .*of this model"):
+        make_dense(config, digits, weights=False)
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(InputError, match="it is empty; give safetensors or a state dict"):
+        make_dense(replace(config, weights=str(tmp_path / "empty.pth")), digits, weights=False)
 
 
 def test_weights_that_run_code_are_not_loaded(digits: Task, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from slim.tasks import load_task
 from sweeps.config import SweepConfig
 from sweeps.dense import make_dense, preprocessing_for
 from sweeps.plan import Finished, make_plan, probe_speed
-from sweeps.progress import Progress
+from sweeps.progress import Progress, front_table
 from sweeps.stage_config import VitConfig
+from sweeps.trials import COMPLETE, TrialRow
 
 CONFIG = replace(
     SweepConfig(),
@@ -62,3 +63,15 @@ def test_without_an_earlier_session_all_that_was_done_counts(
     shown.advance("dense", 1.0, "epoch 1/1")
     rest = sum(shown.units.values()) / shown.units["dense"] - 1
     assert shown.seconds_left() == pytest.approx(60 * rest)
+
+
+@pytest.mark.parametrize("latency", [None, 1.25])
+def test_the_front_ends_with_the_dense_model(latency: float | None) -> None:
+    small = TrialRow(3, COMPLETE, 0.5, 0.4, 0.3, 0.2, 0.1, 80.0, 79.0, 8, 60.0, latency)
+    table = front_table([small], 0.5, {"val_top1": 81.5, "test_top1": 81.25})
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["trial"] == ["3", "dense model"]
+    assert columns["of dense"] == ["40%", "100%"]
+    assert columns["val %"] == ["80.00", "81.50"]
+    assert columns["test %"] == ["79.00", "81.25"]
+    assert columns.get("ms") == (None if latency is None else ["1.25", ""])

@@ -156,7 +156,7 @@ def test_the_rates_are_those_for_the_other_runs_model(tmp_path: Path) -> None:
 
 def test_a_search_that_is_not_finished_is_refused(tmp_path: Path) -> None:
     RunFolder.create(resolved(SweepConfig(storage=str(tmp_path))), "half").dense.mkdir()
-    with pytest.raises(InputError, match="has not finished its search; go on with --resume half"):
+    with pytest.raises(InputError, match="its search; first go on with --resume half"):
         with_search_of(parse(["--searched", "half", "--storage", str(tmp_path)]))
 
 
