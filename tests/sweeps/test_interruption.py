@@ -1,7 +1,6 @@
 """Ctrl-C keeps what is finished, and a resumed run goes on from there."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -55,7 +54,6 @@ def test_an_interrupted_run_keeps_finished_trials_and_resumes(
     stages = ("dense", "search", "finetune")
     sizes = [word for stage in stages for word in (f"--{stage}.batch_size", "16")]
     arguments = [*SMALL, *data, *sizes, "--tasks", "none", "--name", "stopped", "--trials", "4"]
-    arguments += ["--patience", "3", "--min-gain", "100"]
     process = start(tmp_path, *arguments, "--concurrency", "1", "--pretrained", "false")
     wait_for(process, "trial 1 complete")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -75,10 +73,7 @@ def test_an_interrupted_run_keeps_finished_trials_and_resumes(
     assert "RUNNING" not in states.values()
 
     changed = ["--trials", "5", "--cluster", "local", "--kept-outputs-gb", "0.5"]
-    done = run_sweep_process(tmp_path, "--resume", "stopped", *changed)
-    assert "4 trials: the last 3 added less than 100 % to the front's hypervolume" in done.stdout
-    assert len(pd.read_csv(folder / "trials.csv")) == 4
-    run_sweep_process(tmp_path, "--resume", "stopped", "--patience", "0", "--cluster", "local")
+    run_sweep_process(tmp_path, "--resume", "stopped", *changed)
     assert not (folder / "state" / "outputs").exists()
     trials = pd.read_csv(folder / "trials.csv")
     assert trials["trial"].tolist() == [0, 1, 2, 3, 4]
@@ -94,29 +89,3 @@ def test_an_interrupted_run_keeps_finished_trials_and_resumes(
         vit = networks.cut(slim.Budget(one.tokens, one.mhsa, one.mlp))
         assert slim.count(vit.architecture).macs / 1e9 == one.gmacs
         assert top1(vit, networks.task, "val", networks.preprocessing) == one.val_top1
-
-
-def test_a_trial_whose_end_cannot_be_written_down_is_not_trained_again(tmp_path: Path) -> None:
-    small = ["--tasks", "none", "--method", "judge", "--share.epochs", "0", "--concurrency", "1"]
-    process = start(tmp_path, *SMALL, *small, "--name", "stuck", "--trials", "4")
-    wait_for(process, "trial 0 complete")
-    front = tmp_path / "runs" / "stuck" / "front.csv"
-    front.unlink()
-    (front / "in the way").mkdir(parents=True)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert errors.count("\n") == 1
-    assert "front.csv" in errors
-    assert "--resume stuck" in errors
-    assert "Traceback" not in output + errors
-
-    shutil.rmtree(front)
-    run_sweep_process(tmp_path, "--resume", "stuck", "--cluster", "local")
-    trials = pd.read_csv(front.with_name("trials.csv"))
-    assert trials["trial"].tolist() == [0, 1, 2, 3]
-    assert set(run_states(tmp_path).values()) == {"FINISHED"}
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("vit-slim")
-    for run in client.search_runs([experiment.experiment_id], "tags.kind = 'trial'"):
-        told = client.get_metric_history(run.info.run_id, "val_top1")
-        assert len({one.value for one in told if one.step == 1}) == 1  # not of two trainings
