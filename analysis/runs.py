@@ -27,6 +27,11 @@ TRIALS = {
     "params_m": "float64",
     "val_top1": "float64",
     "test_top1": "float64",
+    "trainings": "float64",
+    "val_top1_mean": "float64",
+    "val_top1_std": "float64",
+    "test_top1_mean": "float64",
+    "test_top1_std": "float64",
     "epochs": "float64",
     "seconds": "float64",
     "front": "bool",
@@ -72,8 +77,9 @@ class Run:
         params: The sweep's configuration as it ended, flattened, as text.
         metrics: Of the sweep as a whole.
         trials: One row per trial in order of number. `*_top1` in percent, `gmacs` in 1e9 MACs and
-            `params_m` in 1e6 parameters for one image; `reason` is why it did not complete, `url`
-            the run's page, or missing when the tracking store is no server.
+            `params_m` in 1e6 parameters for one image; `trainings`, `*_mean` and `*_std` (points)
+            are of the same budget trained several times; `reason` is why it did not complete,
+            `url` the run's page, or missing when the tracking store is no server.
         epochs: Validation top-1 (%) of each trial after each epoch.
         transfer: One row per task, network, method and seed; `trial` is a number or `dense`.
         stages: One row per child run that is not a trial: kind dense, search or transfer.

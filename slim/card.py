@@ -18,14 +18,18 @@ def model_card(architecture: Architecture, about: dict[str, Any]) -> str:
 
     Args:
         architecture: Of the network.
-        about: JSON values kept beside it. `val_top1`, `test_top1` (percent), `budget`, `data` and
-            `preprocessing` have places of their own, everything else is listed at the end.
+        about: JSON values kept beside it. `val_top1`, `test_top1` (percent), `repeats` (of the
+            same budget trained again: `trainings`, and `_mean` and `_std` of these two), `budget`,
+            `data` and `preprocessing` have places of their own, everything else is listed at the
+            end.
 
     Returns:
         The text. Names and values from `about` stand in code spans, where Markdown, HTML and
         links mean nothing.
     """
     rest = {k: v for k, v in about.items() if k not in SECTIONS and not _is_accuracy(k, v)}
+    if _repeats(about):
+        del rest["repeats"]
     parts = [
         _header(architecture),
         _title(architecture),
@@ -72,18 +76,37 @@ def _share(name: str, ours: int, theirs: int) -> str:
 
 def _accuracy(about: dict[str, Any]) -> str:
     """A table of what was measured, on the splits it was measured on."""
+    spreads = _repeats(about)
     rows = [
-        f"| {split} | {about[key]:.2f} % |"
+        f"| {split} | {about[key]:.2f} % |" + (f" {_spread(spreads, key)} |" if spreads else "")
         for key, split in ACCURACIES.items()
         if key in about and _is_accuracy(key, about[key])
     ]
     if not rows:
         return ""
-    return "\n".join(["## Accuracy\n", "| split | top-1 |\n| --- | ---: |", *rows])
+    head = "| split | top-1 |\n| --- | ---: |"
+    if spreads:
+        again = f"mean and standard deviation of {spreads['trainings']} trainings"
+        head = f"| split | top-1 | {again} |\n| --- | ---: | ---: |"
+    return "\n".join(["## Accuracy\n", head, *rows])
+
+
+def _spread(spreads: dict[str, Any], key: str) -> str:
+    return f"{spreads[f'{key}_mean']:.2f} ± {spreads[f'{key}_std']:.2f} %"
 
 
 def _is_accuracy(key: str, value: Any) -> bool:
     return key in ACCURACIES and type(value) in (int, float)
+
+
+def _repeats(about: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside the accuracies, of the same budget trained again; empty if it cannot."""
+    given = about.get("repeats")
+    if not isinstance(given, dict) or type(given.get("trainings")) is not int:
+        return {}
+    names = (f"{key}_{figure}" for key in ACCURACIES for figure in ("mean", "std"))
+    numbers = [about.get(key) for key in ACCURACIES] + [given.get(name) for name in names]
+    return given if all(type(number) in (int, float) for number in numbers) else {}
 
 
 def _structure(architecture: Architecture) -> str:

@@ -28,6 +28,7 @@ from sweeps.plan import Finished, Plan, make_plan, probe_speed
 from sweeps.progress import Progress, print_end
 from sweeps.publishing import publish_front, publish_models, publish_reports, register_models
 from sweeps.repeat_stage import publish_repeats, repeat_stage
+from sweeps.repeats import Spreads
 from sweeps.run_folder import RunFolder, remove
 from sweeps.searched import stages_taken, take_search, taken_stage, with_search_of
 from sweeps.session import Session
@@ -137,7 +138,7 @@ class Run:
         try:
             with Progress(self.folder.name, plan) as progress, self.stop.by_signal():
                 self.tracker.on_note(progress.note)
-                rows = _stages(self._session(progress), self.task)
+                rows, spreads = _stages(self._session(progress), self.task)
                 self.tracker.flush()
         except (KeyboardInterrupt, InterruptedRun) as error:
             self._stop_tracking(KILLED)
@@ -158,8 +159,8 @@ class Run:
             raise
         finally:
             self.tracker.close()
-        self._print_end(rows, plan)
         front = pareto_front(rows)
+        self._print_end(front, spreads, plan)
         self.folder.remember("finished_trials", self.config.trials)
         return DONE if front else NO_FRONT
 
@@ -185,14 +186,13 @@ class Run:
             self.stop,
         )
 
-    def _print_end(self, rows: list[TrialRow], plan: Plan) -> None:
-        front = pareto_front(rows)
-        page = self.tracker.front_page(self.folder.name)
-        print_end(front, plan.dense_gmacs, self.folder, self.config.tracking_uri, page)
+    def _print_end(self, front: list[TrialRow], spreads: Spreads, plan: Plan) -> None:
+        page, uri = self.tracker.front_page(self.folder.name), self.config.tracking_uri
+        print_end(front, plan.dense_gmacs, spreads, self.folder, uri, page)
 
 
-def _stages(session: Session, task: Task) -> list[TrialRow]:
-    """Every stage that is not done; all trials, as they stand at the end."""
+def _stages(session: Session, task: Task) -> tuple[list[TrialRow], Spreads]:
+    """Every stage that is not done; all trials as they stand at the end, and their repeats."""
     config, folder, tracker = session.config, session.folder, session.tracker
     checkpoint, job = _ranked(session, task)
     space = _searched_space(config, checkpoint, folder.name)
@@ -202,7 +202,7 @@ def _stages(session: Session, task: Task) -> list[TrialRow]:
     repeats = repeat_stage(session, job, pareto_front(study.rows()))
     remove(folder.outputs)
     rows = testing_stage(session, study)
-    publish_repeats(session, rows, repeats)
+    spreads = publish_repeats(session, rows, repeats)
     front = pareto_front(rows)
     write_table(folder.path / "trials.csv", TrialRow, rows)
     write_table(folder.path / "front.csv", TrialRow, front)
@@ -215,7 +215,7 @@ def _stages(session: Session, task: Task) -> list[TrialRow]:
     if config.register:
         _register(session, front, checkpoint)
     publish_reports(tracker, folder, config.tracking_uri)
-    return rows
+    return rows, spreads
 
 
 def _register(session: Session, front: list[TrialRow], checkpoint: slim.MaskCheckpoint) -> None:

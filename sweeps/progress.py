@@ -15,9 +15,12 @@ from rich.text import Text
 import slim
 from sweeps.front import pareto_front
 from sweeps.plan import Plan, format_seconds
+from sweeps.repeats import Spreads
 from sweeps.run_folder import RunFolder
 from sweeps.trials import TrialRow
 
+WIDTH = 160
+"""Columns of the last table where there is no terminal to ask."""
 LEVELS = (1.0, 0.5, 0.3, 0.15)
 
 
@@ -153,14 +156,16 @@ class Progress:
 def print_end(
     front: Sequence[TrialRow],
     dense_gmacs: float,
+    spreads: Spreads,
     folder: RunFolder,
     tracking_uri: str,
     page: str,
 ) -> None:
     """The front, where the files are, and how to look at the run; `page` is below MLflow's."""
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else WIDTH
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
     dense = slim.serving.load_about(folder.dense)
-    table = front_table(front, dense_gmacs, dense)
+    table = front_table(front, dense_gmacs, dense, spreads)
     console.print(table if front else "no trial completed: no front")
     console.print(f"files:   {folder.path}", markup=False)
     console.print(f"reports: {folder.reports}", markup=False)
@@ -172,7 +177,9 @@ def print_end(
         console.print(f"         then http://127.0.0.1:5000{page}", markup=False)
 
 
-def front_table(front: Sequence[TrialRow], dense_gmacs: float, dense: Mapping[str, Any]) -> Table:
+def front_table(
+    front: Sequence[TrialRow], dense_gmacs: float, dense: Mapping[str, Any], spreads: Spreads
+) -> Table:
     """The front for the end of a run, cheapest first, and the dense model as it was loaded or
     trained before the search.
 
@@ -180,6 +187,7 @@ def front_table(front: Sequence[TrialRow], dense_gmacs: float, dense: Mapping[st
         front: The networks.
         dense_gmacs: 1e9 MACs of the dense model.
         dense: Its `val_top1` and `test_top1`, in percent.
+        spreads: Of the networks that were trained again.
     """
     measured = any(row.latency_ms is not None for row in front)
     table = Table(
@@ -189,7 +197,8 @@ def front_table(front: Sequence[TrialRow], dense_gmacs: float, dense: Mapping[st
     )
     for name in ("trial", "tokens", "MHSA", "MLP", "GMACs", "of dense", "M"):
         table.add_column(name, justify="right")
-    for name in (*(["ms"] if measured else []), "val %", "test %"):
+    means = ("val mean", "test mean") if spreads else ()
+    for name in (*(["ms"] if measured else []), "val %", "test %", *means):
         table.add_column(name, justify="right")
     for row in front:
         table.add_row(
@@ -201,12 +210,21 @@ def front_table(front: Sequence[TrialRow], dense_gmacs: float, dense: Mapping[st
             *([_told(row.latency_ms, ".3g")] if measured else []),
             _told(row.val_top1, ".2f"),
             _told(row.test_top1, ".2f"),
+            *(_mean(spreads.get(row.trial, {}), name) for name in means),
         )
     accuracies = (_told(dense.get(name), ".2f") for name in ("val_top1", "test_top1"))
     gap = ["", "", "", f"{dense_gmacs:.3g}", "100%", "", *([""] if measured else [])]
     table.add_section()
     table.add_row("dense model", *gap, *accuracies)
     return table
+
+
+def _mean(spread: Mapping[str, float], column: str) -> str:
+    """ "81.25 ± 0.10", of the trainings of one budget."""
+    name = column.replace(" mean", "_top1")
+    if f"{name}_std" not in spread:
+        return ""
+    return f"{spread[f'{name}_mean']:.2f} ± {spread[f'{name}_std']:.2f}"
 
 
 def _told(value: float | None, form: str) -> str:

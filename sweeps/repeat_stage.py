@@ -2,8 +2,9 @@
 
 import slim
 from sweeps.recorder import run_of
-from sweeps.repeats import RepeatRow, plan_repeats, repeat_trial, repeated, spread_of
+from sweeps.repeats import RepeatRow, Spreads, plan_repeats, repeat_trial, repeated, spread_of
 from sweeps.session import Session, raised
+from sweeps.testing_stage import tell_of_network
 from sweeps.trial import TrialJob
 from sweeps.trials import TrialRow, write_table
 
@@ -39,20 +40,34 @@ def repeat_stage(session: Session, job: TrialJob, front: list[TrialRow]) -> list
     return rows
 
 
-def publish_repeats(session: Session, rows: list[TrialRow], repeats: list[RepeatRow]) -> None:
-    """Write repeats.csv; mean and spread go to the trials' runs."""
-    if not repeats:
-        return
+def publish_repeats(session: Session, rows: list[TrialRow], repeats: list[RepeatRow]) -> Spreads:
+    """Write repeats.csv; mean and spread go to the trials' runs and beside their networks.
+
+    Args:
+        session: Of the run.
+        rows: All trials, tested.
+        repeats: What `repeat_stage` gave.
+
+    Returns:
+        What they say together with the trials' own trainings.
+    """
     again = {row.trial for row in repeats}
+    if not again:
+        return {}
     first = [
         RepeatRow(row.trial, 0, row.gmacs, float(row.val_top1 or 0), float(row.test_top1 or 0))
         for row in rows
         if row.trial in again
     ]
     table = sorted([*first, *repeats], key=lambda row: (row.gmacs, row.trial, row.repeat))
-    path = session.folder.path / "repeats.csv"
+    path, tracker = session.folder.path / "repeats.csv", session.tracker
     write_table(path, RepeatRow, table)
-    session.tracker.artifact(session.tracker.parent, path)
-    for number in sorted(again):
-        figures = spread_of([row for row in table if row.trial == number])
-        session.tracker.metrics(run_of(number), figures)
+    tracker.artifact(tracker.parent, path)
+    spreads = {
+        number: spread_of([row for row in table if row.trial == number])
+        for number in sorted(again)
+    }
+    for number, figures in spreads.items():
+        tracker.metrics(run_of(number), figures)
+        tell_of_network(session, str(number), {"repeats": figures})
+    return spreads

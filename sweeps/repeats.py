@@ -61,9 +61,13 @@ def repeated(row: TrialRow, repeat: int, folder: Path) -> Path:
     return folder / f"{row.trial}-{repeat}"
 
 
+Spreads = dict[int, dict[str, float]]
+"""By trial what `spread_of` says of its trainings; only of those that were trained again."""
+
+
 def spread_of(rows: list[RepeatRow]) -> dict[str, float]:
-    """Mean and, of more than one, standard deviation over the trainings of one budget."""
-    figures: dict[str, float] = {}
+    """Number, mean and, of more than one, standard deviation of the trainings of one budget."""
+    figures: dict[str, float] = {"trainings": len(rows)}
     for name in ("val_top1", "test_top1"):
         values = [getattr(row, name) for row in rows]
         figures[f"{name}_mean"] = fmean(values)

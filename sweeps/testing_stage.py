@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import slim
 from slim.evaluation import top1
@@ -35,11 +36,8 @@ def testing_stage(session: Session, study: BudgetStudy) -> list[TrialRow]:
     progress.credit("test", before / total)
     jobs = [(_network(session, key), session.task_reference) for key in missing]
     for done, (index, result) in enumerate(session.spread(top1_on_test, jobs), 1):
-        network = jobs[index][0]
         known[missing[index]] = raised(result)
-        folder.mirror.fetch(network)
-        slim.add_about(network, {"test_top1": known[missing[index]]})
-        folder.mirror.keep(network)
+        _add(session, missing[index], {"test_top1": known[missing[index]]})
         detail = f"network {before + done}/{total}"
         progress.advance("test", (before + done) / total, detail)
     for key in missing:
@@ -55,17 +53,38 @@ def top1_on_test(folder: Path, task: Task) -> float:
     return top1(vit, task, "test", saved_preprocessing(folder), device=device)
 
 
+def tell_of_network(session: Session, key: str, about: dict[str, Any]) -> None:
+    """Add to what is kept beside a trial's network, or the dense one, and to its run in MLflow."""
+    _add(session, key, about)
+    _log_files(session, key)
+
+
 def _log(session: Session, key: str, test_top1: float) -> None:
     """Tell MLflow of one network, whose files say it too now."""
-    tracker, network = session.tracker, _network(session, key)
-    run, place = (DENSE_RUN, DENSE_KEY) if key == DENSE_KEY else (run_of(int(key)), "model")
-    epochs = session.config.finetune.epochs
-    tracker.metrics(run, {"test_top1": test_top1}, step=epochs)
-    for name in (slim.serving.HEADER, slim.serving.CARD):
-        tracker.artifact(run, network / name, place)
+    tracker, (run, _) = session.tracker, _place(key)
+    tracker.metrics(run, {"test_top1": test_top1}, step=session.config.finetune.epochs)
+    _log_files(session, key)
     if key == DENSE_KEY:
-        cost = slim.count(architecture_of(slim.load(network)))
+        cost = slim.count(architecture_of(slim.load(_network(session, key))))
         tracker.metrics(run, {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6})
+
+
+def _add(session: Session, key: str, about: dict[str, Any]) -> None:
+    network, mirror = _network(session, key), session.folder.mirror
+    mirror.fetch(network)
+    slim.add_about(network, about)
+    mirror.keep(network)
+
+
+def _log_files(session: Session, key: str) -> None:
+    run, place = _place(key)
+    for name in (slim.serving.HEADER, slim.serving.CARD):
+        session.tracker.artifact(run, _network(session, key) / name, place)
+
+
+def _place(key: str) -> tuple[str, str]:
+    """Key of a network's run, and the folder of its files there."""
+    return (DENSE_RUN, DENSE_KEY) if key == DENSE_KEY else (run_of(int(key)), "model")
 
 
 def _network(session: Session, key: str) -> Path:

@@ -74,6 +74,21 @@ def test_costs_stand_beside_those_of_the_dense_model(family):
     assert rows["parameters"] == [f"{ours.params:,}", f"{dense.params:,}", share]
 
 
+def test_the_spread_of_repeats_stands_beside_the_accuracies():
+    spread = {"val_top1_mean": 80.0, "val_top1_std": 0.5, "test_top1_mean": 79.0}
+    repeats = {"trainings": 3, "test_top1_std": 1.25} | spread
+    text = card(ABOUT | {"test_top1": 80.5, "repeats": repeats})
+    head, _, val, test = table(text, "Accuracy")
+    assert head[2] == "mean and standard deviation of 3 trainings"
+    assert val == ["validation", "81.26 %", "80.00 ± 0.50 %"]
+    assert test == ["test", "80.50 %", "79.00 ± 1.25 %"]
+    assert "trainings`" not in text
+    for damaged in (ABOUT | {"repeats": repeats}, ABOUT | {"test_top1": 1.0, "repeats": spread}):
+        text = card(damaged)
+        assert len(table(text, "Accuracy")[0]) == 2
+        assert "- `repeats`: `{" in text
+
+
 def test_shares_of_the_three_dimensions_are_those_kept():
     rows = {row[0]: row[1:] for row in table(card(), "Cost")}
     assert rows["token slots"] == ["12", "18", "66.7%"]

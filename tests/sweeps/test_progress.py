@@ -68,10 +68,21 @@ def test_without_an_earlier_session_all_that_was_done_counts(
 @pytest.mark.parametrize("latency", [None, 1.25])
 def test_the_front_ends_with_the_dense_model(latency: float | None) -> None:
     small = TrialRow(3, COMPLETE, 0.5, 0.4, 0.3, 0.2, 0.1, 80.0, 79.0, 8, 60.0, latency)
-    table = front_table([small], 0.5, {"val_top1": 81.5, "test_top1": 81.25})
+    table = front_table([small], 0.5, {"val_top1": 81.5, "test_top1": 81.25}, {})
     columns = {str(column.header): list(column.cells) for column in table.columns}
     assert columns["trial"] == ["3", "dense model"]
     assert columns["of dense"] == ["40%", "100%"]
     assert columns["val %"] == ["80.00", "81.50"]
     assert columns["test %"] == ["79.00", "81.25"]
     assert columns.get("ms") == (None if latency is None else ["1.25", ""])
+    assert not {"val mean", "test mean"} & columns.keys()
+
+
+def test_the_front_shows_means_of_what_was_trained_again() -> None:
+    one = TrialRow(3, COMPLETE, 0.5, 0.4, 0.3, 0.2, 0.1, 80.0, 79.0, 8, 60.0)
+    spread = {"val_top1_mean": 79.5, "val_top1_std": 0.25}
+    spread |= {"test_top1_mean": 79.25, "test_top1_std": 0.5}
+    table = front_table([one, replace(one, trial=4)], 0.5, {}, {3: spread})
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["val mean"] == ["79.50 ± 0.25", "", ""]
+    assert columns["test mean"] == ["79.25 ± 0.50", "", ""]

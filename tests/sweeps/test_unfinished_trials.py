@@ -115,3 +115,12 @@ def test_a_network_slower_than_the_limit_is_pruned_untrained(
     (run,) = client.search_runs([experiment.experiment_id], "tags.trial = '0'")
     assert run.data.metrics["val_top1_mean"] == pytest.approx(repeats.val_top1.mean())
     assert run.data.metrics["test_top1_std"] == pytest.approx(repeats.test_top1.std())
+    told = f"{repeats.val_top1.mean():.2f} ± {repeats.val_top1.std():.2f}"
+    assert told in done.stdout  # the front's table
+    card = client.download_artifacts(run.info.run_id, "model/README.md", str(tmp_path))
+    for text in (Path(card).read_text(), (folder / "models" / "0" / "README.md").read_text()):
+        assert f"| {told} % |" in text
+    assert (
+        "1 network of the front was trained again"
+        in (folder / "reports" / "front.html").read_text()
+    )
