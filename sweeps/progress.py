@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -20,7 +21,7 @@ from sweeps.run_folder import RunFolder
 from sweeps.trials import TrialRow
 
 WIDTH = 160
-"""Columns of the last table where there is no terminal to ask."""
+"""Columns that the last table may have: a narrower terminal folds its lines and loses no digit."""
 LEVELS = (1.0, 0.5, 0.3, 0.15)
 
 
@@ -162,8 +163,7 @@ def print_end(
     page: str,
 ) -> None:
     """The front, where the files are, and how to look at the run; `page` is below MLflow's."""
-    width = None if sys.stdout.isatty() else WIDTH
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=WIDTH)
     dense = slim.serving.load_about(folder.dense)
     table = front_table(front, dense_gmacs, dense, spreads)
     console.print(table if front else "no trial completed: no front")
@@ -194,6 +194,9 @@ def front_table(
         title="Pareto front: cost (GMACs, M parameters), top-1 on val and test",
         title_justify="left",
         title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
     )
     for name in ("trial", "tokens", "MHSA", "MLP", "GMACs", "of dense", "M"):
         table.add_column(name, justify="right")
