@@ -9,8 +9,9 @@ from sweeps.cli import parse
 from sweeps.errors import InputError, InterruptedRun, StoppedRun
 from sweeps.pipeline import execute
 from sweeps.reporting import report
+from sweeps.stopping import INTERRUPTED
 
-BAD_INPUT, INTERRUPTED, FAILED = 2, 130, 1
+BAD_INPUT, FAILED = 2, 1
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -136,15 +136,14 @@ class Run:
         self.tracker.params(self.tracker.parent, flatten(self.config.to_dict()))
         self.folder.keep()  # where a session on another machine finds the sweep's run
         try:
-            with Progress(self.folder.name, plan) as progress, self.stop.by_signal():
+            in_time = self.stop.by_signal(self._interrupted)
+            with Progress(self.folder.name, plan) as progress, in_time:
                 self.tracker.on_note(progress.note)
                 rows, spreads = _stages(self._session(progress), self.task)
                 self.tracker.flush()
         except (KeyboardInterrupt, InterruptedRun) as error:
             self._stop_tracking(KILLED)
-            raise InterruptedRun(
-                f"interrupted; finished trials are kept in {self.folder.path}; {self._go_on}"
-            ) from error
+            raise InterruptedRun(self._interrupted) from error
         except StoppedRun as error:
             self._stop_tracking(KILLED)
             raise StoppedRun(f"{error}; {self._go_on}") from error
@@ -163,6 +162,10 @@ class Run:
         self._print_end(front, spreads, plan)
         self.folder.remember("finished_trials", self.config.trials)
         return DONE if front else NO_FRONT
+
+    @property
+    def _interrupted(self) -> str:
+        return f"interrupted; finished trials are kept in {self.folder.path}; {self._go_on}"
 
     @property
     def _go_on(self) -> str:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import pytest
 from slim import StoppedTraining
 from sweeps import stopping
 from sweeps.course import course
-from sweeps.stopping import StopRequest, watch
+from sweeps.stopping import INTERRUPTED, StopRequest, watch
+from tests.faults.runs import ROOT
 from tests.slim.trainings import curve, training_with_dropout
 
 
@@ -66,3 +69,30 @@ def test_a_training_that_is_asked_writes_its_state_and_goes_on_from_it(
     assert [(epoch.epoch, epoch.before) for epoch in told] == [(1, 1), (2, 0), (3, 0)]
     assert [(e.loss, e.val_top1) for e in told] == [(e.loss, e.val_top1) for e in expected]
     assert curve(resumed) == curve(whole)
+
+
+STUCK = """
+import hashlib
+from pathlib import Path
+from sweeps import stopping
+stopping.GRACE = stopping.LAST = 0.1
+with stopping.StopRequest(Path("stop")).by_signal("resume me"):
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # returns to Python when it is done
+"""
+
+
+def test_a_main_thread_that_hears_nothing_is_ended_with_the_last_words(tmp_path: Path) -> None:
+    stuck = subprocess.Popen(
+        [sys.executable, "-c", STUCK],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert stuck.stdout is not None
+    assert stuck.stdout.readline() == "ready\n"
+    stuck.terminate()
+    _, told = stuck.communicate(timeout=300)
+    assert (stuck.returncode, told) == (INTERRUPTED, "-c: resume me\n")
