@@ -55,16 +55,31 @@ class Mirror:
         """That of a storage."""
         return cls(storage, working_folder(storage))
 
-    def fetch(self, *paths: Path) -> None:
-        """Bring files or folders that are kept and not here, or newer than here."""
+    def fetch(self, *paths: Path, skip: Callable[[Path], bool] | None = None) -> None:
+        """Bring files or folders that are kept and not here, or newer than here.
+
+        Args:
+            paths: In the working folder.
+            skip: Whether a file stays where it is; by default none does.
+        """
         if not is_uri(self.storage):
             return
         system, root = self._system()
         for path in paths:
             for info in _files(system, self._kept(root, path)):
                 ours = self.folder / info.path.removeprefix(f"{root}/")
-                if not _is_as_new(ours, info):
+                if not (skip and skip(ours)) and not _is_as_new(ours, info):
                     _download(system, info.path, ours)
+
+    def fetch_log(self, path: Path) -> None:
+        """Bring a file that is only appended to, unless ours goes on from the one that is kept.
+
+        A process that died between its last line and its copy left ours the longer one.
+        """
+        ours = path.read_bytes() if path.is_file() else b""
+        self.fetch(path)
+        if path.is_file() and ours.startswith(path.read_bytes()):
+            path.write_bytes(ours)
 
     def keep(self, *paths: Path, since: float = 0.0) -> None:
         """Copy files or folders to where they are kept; those written before `since` are there."""

@@ -2,17 +2,22 @@
 
 import slim
 from sweeps.recorder import run_of
-from sweeps.repeats import RepeatRow, Spreads, plan_repeats, repeat_trial, repeated, spread_of
+from sweeps.repeats import RepeatRow, Spreads, plan_repeats, repeat_trial, spread_of
 from sweeps.session import Session, raised
 from sweeps.testing_stage import tell_of_network
 from sweeps.trial import TrialJob
 from sweeps.trials import TrialRow, write_table
 
 
-def repeat_stage(session: Session, job: TrialJob, front: list[TrialRow]) -> list[RepeatRow]:
+def repeat_stage(session: Session, shared: TrialJob, front: list[TrialRow]) -> list[RepeatRow]:
     """Train each network of the front as often again as asked.
 
     A training that fails by itself is noted, and the others go on.
+
+    Args:
+        session: Of the run.
+        shared: What every trial of the sweep shares.
+        front: The networks.
 
     Returns:
         A row for each training that came to its end, none where none is asked for.
@@ -20,21 +25,22 @@ def repeat_stage(session: Session, job: TrialJob, front: list[TrialRow]) -> list
     Raises:
         InterruptedRun: If the user asked to stop.
     """
-    todo = plan_repeats(front, session.config.repeats)
-    if not todo:
+    jobs = plan_repeats(front, session.config.repeats, session.folder.repeats)
+    if not jobs:
         return []
     session.progress.begin("repeats")
-    folder = session.folder.state / "repeats"
-    jobs = [(row, repeat, job, folder) for row, repeat in todo]
-    before = sum(repeated(row, repeat, folder).is_dir() for row, repeat in todo)
+    before = sum(job.network.is_dir() for job in jobs)
     session.progress.credit("repeats", before / len(jobs))
     rows: list[RepeatRow] = []
-    for done, (index, result) in enumerate(session.spread(repeat_trial, jobs), 1):
+    ended = session.spread(repeat_trial, [(job, shared) for job in jobs])
+    for done, (index, result) in enumerate(ended, 1):
+        job = jobs[index]
         if isinstance(result, slim.SlimError) and not isinstance(result, slim.StorageError):
-            row, repeat = todo[index]  # it would come again
-            session.progress.note(f"repeat {repeat} of trial {row.trial} failed: {result}")
+            trial = job.row.trial  # it would come again
+            session.progress.note(f"repeat {job.repeat} of trial {trial} failed: {result}")
         else:
             rows.append(raised(result))
+            session.folder.forget(job.state)
         share = max(before, done) / len(jobs)  # those that are only read come first
         session.progress.advance("repeats", share, f"training {done}/{len(jobs)}")
     return rows

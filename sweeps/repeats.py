@@ -1,5 +1,6 @@
 """How much a network of the front owes to its seed: the same budget trained again."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -24,41 +25,67 @@ class RepeatRow(TableRow):
     test_top1: float
 
 
-def plan_repeats(front: list[TrialRow], repeats: int) -> list[tuple[TrialRow, int]]:
-    """Which trainings follow the trials' own."""
-    return [(row, repeat) for row in front for repeat in range(1, repeats)]
-
-
-def repeat_trial(row: TrialRow, repeat: int, job: TrialJob, folder: Path) -> RepeatRow:
-    """Train a budget again with another seed, on a worker; a finished one is only read.
+@dataclass(frozen=True)
+class RepeatJob:
+    """A budget to be trained again.
 
     Args:
         row: The trial.
         repeat: Which one, from 1.
-        job: What every trial of the sweep shares.
-        folder: Of all repeats; the network stays there.
+        folder: Of all repeats.
     """
-    network = repeated(row, repeat, folder)
-    if not (network / slim.serving.HEADER).is_file():
-        again = replace(job, models=folder, states=folder / "states")
+
+    row: TrialRow
+    repeat: int
+    folder: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it reads and writes."""
+        return (self.network, self.state)
+
+    @property
+    def network(self) -> Path:
+        """Where the network is once it is finished."""
+        return self.folder / f"{self.row.trial}-{self.repeat}"
+
+    @property
+    def state(self) -> Path:
+        """Folder of the state of its training, until that has ended."""
+        return self.folder / "states" / self.network.name
+
+
+def plan_repeats(front: list[TrialRow], repeats: int, folder: Path) -> list[RepeatJob]:
+    """Which trainings follow the trials' own."""
+    return [RepeatJob(row, repeat, folder) for row in front for repeat in range(1, repeats)]
+
+
+def repeat_trial(job: RepeatJob, shared: TrialJob) -> Iterator[RepeatRow | None]:
+    """Train a budget again with another seed, on a worker; a finished one is only read.
+
+    Args:
+        job: Which.
+        shared: What every trial of the sweep shares.
+
+    Yields:
+        None after each epoch, then the row.
+    """
+    row = job.row
+    if not (job.network / slim.serving.HEADER).is_file():
+        again = replace(shared, models=job.folder, states=job.state.parent)
         budget = {"tokens": row.tokens, "mhsa": row.mhsa, "mlp": row.mlp}
-        for _ in train_budget({"number": row.trial, "repeat": repeat, **budget}, again):
-            pass
-    device, preprocessing = worker_device(), job.shared.preprocessing
-    vit = slim.load(network).to(device)
-    task = ray.get(job.shared.task)
-    return RepeatRow(
+        for _ in train_budget({"number": row.trial, "repeat": job.repeat, **budget}, again):
+            yield None
+    device, preprocessing = worker_device(), shared.shared.preprocessing
+    vit = slim.load(job.network).to(device)
+    task = ray.get(shared.shared.task)
+    yield RepeatRow(
         trial=row.trial,
-        repeat=repeat,
+        repeat=job.repeat,
         gmacs=row.gmacs,
-        val_top1=slim.serving.load_about(network)["val_top1"],
+        val_top1=slim.serving.load_about(job.network)["val_top1"],
         test_top1=top1(vit, task, "test", preprocessing, device=device),
     )
-
-
-def repeated(row: TrialRow, repeat: int, folder: Path) -> Path:
-    """Where the network of a training is once it is finished, in the folder of all repeats."""
-    return folder / f"{row.trial}-{repeat}"
 
 
 Spreads = dict[int, dict[str, float]]

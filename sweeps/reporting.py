@@ -36,7 +36,7 @@ def report(command: Command) -> int:
 
 
 def _again(command: Command) -> list[Path]:
-    folder = RunFolder.open(command.config.storage, str(command.report))
+    folder = RunFolder.open(command.config.storage, str(command.report), to_read=True)
     uri = _tracking_uri(command, folder)
     parent = _find(uri, folder)
     pages = make_reports(uri, folder.name, folder.reports, run_id=parent)
@@ -51,7 +51,8 @@ def _compared(command: Command) -> list[Path]:
     first, second = command.compare
     if first == second:
         raise InputError(f"--compare takes two different runs, not {first} twice")
-    folders = [RunFolder.open(command.config.storage, name) for name in (first, second)]
+    storage = command.config.storage
+    folders = [RunFolder.open(storage, name, to_read=True) for name in (first, second)]
     uris = [_tracking_uri(command, folder) for folder in folders]
     if uris[0] != uris[1]:
         raise InputError(

@@ -55,8 +55,13 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, storage: str | Path, name: str) -> "RunFolder":
-        """Find an existing run.
+    def open(cls, storage: str | Path, name: str, *, to_read: bool = False) -> "RunFolder":
+        """Find an existing run, and bring what this process needs of it.
+
+        Args:
+            storage: Where it is.
+            name: Its name.
+            to_read: Whether it is only to be read what it was and where it is tracked.
 
         Raises:
             InputError: If there is no such run.
@@ -64,8 +69,12 @@ class RunFolder:
         folder = cls(storage, name)
         folder.mirror.check()
         if not folder.is_worked_on():  # whose files are newer than those in the bucket
-            parts = (folder.config_file, folder.dense, folder.search, folder.shared, folder.state)
-            folder.mirror.fetch(*parts)
+            folder.mirror.fetch(folder.config_file, folder.progress)
+            if not to_read:
+                folder.mirror.fetch(folder.dense, folder.search, folder.shared)
+                for log in (folder.journal, folder.outbox):
+                    folder.mirror.fetch_log(log)
+                folder.mirror.fetch(folder.state, skip=folder.is_not_the_drivers)
         if not folder.config_file.is_file():
             raise InputError(f"there is no run {name} in {storage}; check the name and --storage")
         return folder
@@ -133,6 +142,16 @@ class RunFolder:
         self.mirror.keep(*tables, *state, self.reports, since=self.kept)
         self.kept = began - CLOCK_SECONDS
 
+    def is_not_the_drivers(self, path: Path) -> bool:
+        """Whether a file of the state is a log, or a worker's, which brings it where it trains."""
+        weights = path.suffix == ".safetensors" and path.is_relative_to(self.repeats)
+        return path in (self.journal, self.outbox) or path.suffix == ".pt" or weights
+
+    def forget(self, state: Path) -> None:
+        """Remove the state of a training that has ended, here and where the run is kept."""
+        remove(state)
+        self.mirror.drop(state)
+
     def discard(self) -> None:
         """Remove a folder in which nothing was made, not even the dense model."""
         if self.recall("dense_done"):
@@ -186,6 +205,11 @@ class RunFolder:
         return self.state / "lock"
 
     @property
+    def repeats(self) -> Path:
+        """Networks of the front's budgets trained again, and the states of these trainings."""
+        return self.state / "repeats"
+
+    @property
     def outputs(self) -> Path:
         """The dense model's outputs, while trials follow them."""
         return self.state / "outputs"
@@ -194,6 +218,11 @@ class RunFolder:
     def journal(self) -> Path:
         """The journal of the run's Optuna studies."""
         return self.state / "study.journal"
+
+    @property
+    def outbox(self) -> Path:
+        """What MLflow was told, and is to be told."""
+        return self.state / "mlflow.jsonl"
 
     @property
     def stop(self) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from inspect import isgeneratorfunction
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,11 @@ def spread(
 ) -> Iterator[tuple[int, Any]]:
     """Run a function once per job, at most so many at a time; files are as in `stream`.
 
-    Jobs leave nothing half-done behind: one whose worker dies is run again.
+    A job whose worker dies is run again.
 
     Args:
-        function: Runs on a worker.
+        function: Runs on a worker. The last item of a generator function is the job's result; with
+            each item its files are kept.
         jobs: Its arguments, taken when there is room; None where there are none before another
             job has ended.
         most: At a time.
@@ -143,12 +145,17 @@ def _resolving(function: Callable[..., Iterator[Any]], args: tuple[Any, ...]) ->
 
 def _call(mirror: Mirror, function: Callable[..., Any], *args: Any) -> Any:
     prepare_worker()
-    (result,) = mirrored(mirror, _paths(args), _once, function, args)
+    steps = _resumable if isgeneratorfunction(function) else _once
+    *_, result = mirrored(mirror, _paths(args), steps, function, args)
     return result
 
 
 def _once(function: Callable[..., Any], args: tuple[Any, ...]) -> Iterator[Any]:
     yield function(*args)
+
+
+def _resumable(function: Callable[..., Iterator[Any]], args: tuple[Any, ...]) -> Iterator[Any]:
+    return function(*args)
 
 
 def _paths(args: tuple[Any, ...]) -> list[Path]:

@@ -43,7 +43,7 @@ class Tracker:
     Args:
         uri: Of the tracking server or database; database and experiment are made here, before
             anybody else writes.
-        root: The run's folder; the outbox is `state/mlflow.jsonl` in it.
+        root: The run's folder; the outbox is in it.
 
     Raises:
         InputError: If the tracking server or database cannot be used.

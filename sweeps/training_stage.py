@@ -42,7 +42,8 @@ def training_stage(
     run = tracker.child(name, name, tags)
     started = time.monotonic() - float(folder.recall(f"{name}_seconds") or 0.0)
     tracker.reopen(run)  # an interrupted one is taken up again
-    arguments = (session.config, session.task_reference, *folders, folder.state / f"{name}.pt")
+    state = folder.state / f"{name}.pt"
+    arguments = (session.config, session.task_reference, *folders, state)
     trained = stream(
         function,
         *arguments,
@@ -66,6 +67,7 @@ def training_stage(
     tracker.artifact(run, folders[-1])
     tracker.finish(run)
     folder.remember(f"{name}_done", True)
+    folder.forget(state)
 
 
 def _follow(

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,13 @@ from slim.training import Training
 from sweeps.config import SweepConfig
 from sweeps.dense import saved_preprocessing
 from sweeps.errors import InputError
+from sweeps.run_folder import RunFolder
 from sweeps.stopping import watch
 from sweeps.trials import TransferRow
 from sweeps.worker import worker_device
 
+Transferred = tuple[TransferRow, list[float], float]
+"""The row, val top-1 (percent) after each epoch, and seconds of training."""
 METHODS = ("finetune", "probe", "scratch")
 
 
@@ -40,6 +44,7 @@ class TransferJob:
         method: One of METHODS.
         seed: Of this repeat.
         model: Folder of the saved network.
+        results: Folder of all results.
     """
 
     task: str
@@ -47,11 +52,22 @@ class TransferJob:
     method: str
     seed: int
     model: Path
+    results: Path
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What it reads, beside its results."""
-        return (self.model,)
+        """What it reads and writes."""
+        return (self.model, self.state, self.result)
+
+    @property
+    def state(self) -> Path:
+        """The state of its training, until that has ended."""
+        return self.results / f"{self.key}.pt"
+
+    @property
+    def result(self) -> Path:
+        """What it gave, so that a resumed run does not train it again."""
+        return self.results / f"{self.key}.json"
 
     @property
     def key(self) -> str:
@@ -111,27 +127,27 @@ def tasks_beside(data: str) -> list[str]:
 
 
 def plan_transfer(
-    tasks: list[Task], front: list[int], models: Path, dense: Path, config: SweepConfig
+    tasks: list[Task], front: list[int], folder: RunFolder, config: SweepConfig
 ) -> list[TransferJob]:
     """The dense model and each network of the front, on each task, by each method and seed."""
-    networks = [("dense", dense)] + [(str(number), models / str(number)) for number in front]
+    networks = [("dense", folder.dense)]
+    networks += [(str(number), folder.models / str(number)) for number in front]
+    results = folder.state / "transfer"
     return [
-        TransferJob(task.name, trial, method, seed, folder)
+        TransferJob(task.name, trial, method, seed, network, results)
         for task in tasks
-        for trial, folder in networks
+        for trial, network in networks
         for method in transfer_methods(config)
         for seed in range(config.transfer.seeds)
     ]
 
 
 def run_transfer(
-    job: TransferJob, task: Task, config: SweepConfig, results: Path
-) -> tuple[TransferRow, list[float], float]:
-    """Train one network on one task, on a worker.
+    job: TransferJob, task: Task, config: SweepConfig
+) -> Iterator[Transferred | None]:
+    """Train one network on one task, on a worker; yields None after each epoch, then the result.
 
-    Returns:
-        The row, val top-1 after each epoch, and seconds; also written to `results`, so that a
-        resumed run does not train it again.
+    It is written to the job's file too.
     """
     device = worker_device()
     seed = config.seed * 1_000_003 + job.seed
@@ -142,9 +158,9 @@ def run_transfer(
     cost = slim.count(architecture_of(vit))
     recipe = recipe_for(job, config)
     training = Training(vit, task, preprocessing, recipe, seed=seed, device=device)
-    state = results / f"{job.key}.pt"
-    for _ in training.resumable_epochs(state, stop_requested=watch(results.with_name("stop"))):
-        pass
+    stop = watch(job.results.with_name("stop"))
+    for _ in training.resumable_epochs(job.state, stop_requested=stop):
+        yield None
     epochs = training.history
     test = top1(training.evaluated, task, "test", preprocessing, device=device)
     row = TransferRow(
@@ -158,11 +174,9 @@ def run_transfer(
         test_top1=test,
     )
     curve, seconds = [e.val_top1 for e in epochs], sum(e.seconds for e in epochs)
-    results.mkdir(parents=True, exist_ok=True)
     kept = {"row": asdict(row), "curve": curve, "seconds": seconds, "data": task.fingerprint()}
-    write_text_atomic(results / f"{job.key}.json", json.dumps(kept))
-    state.unlink(missing_ok=True)
-    return row, curve, seconds
+    write_text_atomic(job.result, json.dumps(kept))
+    yield row, curve, seconds
 
 
 def preprocessing_on(task: Task, saved: Preprocessing, img_size: int | None) -> Preprocessing:
@@ -225,12 +239,9 @@ def _head_parameters(vit: Any) -> list[nn.Parameter]:
     return [parameter for head in each for parameter in head.parameters()]
 
 
-def finished_transfer(
-    job: TransferJob, results: Path
-) -> tuple[TransferRow, list[float], float] | None:
+def finished_transfer(job: TransferJob) -> Transferred | None:
     """What an earlier session of this run left of a job."""
-    path = results / f"{job.key}.json"
-    if not path.is_file():
+    if not job.result.is_file():
         return None
-    kept: dict[str, Any] = json.loads(path.read_text())
+    kept: dict[str, Any] = json.loads(job.result.read_text())
     return TransferRow(**kept["row"]), kept["curve"], kept["seconds"]

@@ -21,13 +21,12 @@ def transfer_stage(session: Session, front: list[int]) -> None:
         StoppedRun: If a worker, a disk or a service failed one.
     """
     folder, config, tracker = session.folder, session.config, session.tracker
-    results = folder.state / "transfer"
-    jobs = plan_transfer(session.transfers, front, folder.models, folder.dense, config)
-    done = [found for job in jobs if (found := finished_transfer(job, results))]
+    jobs = plan_transfer(session.transfers, front, folder, config)
+    done = [found for job in jobs if (found := finished_transfer(job))]
     for finished in done:  # a killed run may not have said so
         log_transfer(tracker, *finished)
     rows = [row for row, _, _ in done]
-    todo = [job for job in jobs if not finished_transfer(job, results)]
+    todo = [job for job in jobs if not finished_transfer(job)]
     if todo:
         session.progress.begin("transfer")
     for task in {job.task for job in jobs}:
@@ -35,7 +34,7 @@ def transfer_stage(session: Session, front: list[int]) -> None:
         before = sum(row.task == task for row in rows)
         session.progress.credit(f"transfer {task}", before / len(same))
     references = {task.name: ray.put(task) for task in session.transfers}
-    arguments = [(job, references[job.task], config, results) for job in todo]
+    arguments = [(job, references[job.task], config) for job in todo]
     stopped = ""
     for index, result in session.spread(run_transfer, arguments):
         job = todo[index]
@@ -46,6 +45,7 @@ def transfer_stage(session: Session, front: list[int]) -> None:
             if not isinstance(result, slim.SlimError) or isinstance(result, slim.StorageError):
                 stopped = failure
             continue
+        folder.forget(job.state)
         rows.append(result[0])
         log_transfer(tracker, *result)
         same = [other for other in jobs if other.task == job.task]

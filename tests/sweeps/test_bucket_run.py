@@ -32,8 +32,8 @@ def body(bucket, name: str) -> bytes:
     return bucket.Object(f"some/runs/{name}").get()["Body"].read()
 
 
-def files(bucket) -> set[str]:
-    below = "some/runs/far/"
+def files(bucket, run: str = "far") -> set[str]:
+    below = f"some/runs/{run}/"
     kept = {entry.key for entry in bucket.objects.filter(Prefix=below)}
     return {key.removeprefix(below) for key in kept if not key.endswith("/")}
 
@@ -45,13 +45,17 @@ def trials(bucket) -> pd.DataFrame:
 def test_a_run_in_a_bucket_is_whole_and_goes_on_elsewhere(bucket, tmp_path: Path) -> None:
     arguments = ["--storage", STORAGE, "--tasks", "none"]
     arguments += ["--method", "judge", "--share.epochs", "0"]
-    short = ["--dense.epochs", "1", "--trials", "2", "--name", "far"]
+    short = ["--dense.epochs", "1", "--trials", "2", "--repeats", "2", "--name", "far"]
     run_sweep_process(tmp_path, *SMALL, *arguments, *short)
     assert files(bucket) >= {
         *("config.yaml", "trials.csv", "front.csv", "front.html", "state/study.journal"),
         *("dense/model.safetensors", "search/checkpoint.json", "reports/front.html"),
         *(f"models/{n}/{f}" for n in (0, 1) for f in ("model.safetensors", "config.json")),
     }
+    front = pd.read_csv(BytesIO(body(bucket, "far/front.csv")))
+    repeats = {name for name in files(bucket) if name.startswith("state/repeats/")}
+    assert {f"state/repeats/{n}-1/model.safetensors" for n in front["trial"]} <= repeats
+    assert not any(name.endswith(".pt") for name in files(bucket))  # all trainings have ended
     first = trials(bucket)
     assert (first["state"] == "COMPLETE").all()
     assert not list((tmp_path).glob("runs"))
@@ -64,6 +68,8 @@ def test_a_run_in_a_bucket_is_whole_and_goes_on_elsewhere(bucket, tmp_path: Path
     assert trials(bucket)["state"].tolist() == ["COMPLETE"] * 3
     assert "models/2/model.safetensors" in files(bucket)
     assert not any(name.startswith(("state/trials", "state/outputs")) for name in files(bucket))
+    repeated = pd.read_csv(BytesIO(body(bucket, "far/repeats.csv")))
+    assert set(repeated["repeat"]) == {0, 1}
 
     made = bucket.Object("some/runs/far/reports/front.html").last_modified
     run_sweep_process(tmp_path, "--report", "far", "--storage", STORAGE)
@@ -76,11 +82,14 @@ def test_a_run_in_a_bucket_is_whole_and_goes_on_elsewhere(bucket, tmp_path: Path
 
 
 def test_a_search_in_a_bucket_is_taken_elsewhere(bucket, tmp_path: Path) -> None:
-    arguments = ["--storage", STORAGE, "--tasks", "none", "--trials", "1", "--judge.budgets", "2"]
-    run_sweep_process(tmp_path, *SMALL, *arguments, "--dense.epochs", "1", "--name", "near")
+    arguments = ["--storage", STORAGE, "--trials", "1", "--judge.budgets", "2"]
+    carried = ["--tasks", "mnist", "--transfer.epochs", "1", "--dense.epochs", "1"]
+    run_sweep_process(tmp_path, *SMALL, *arguments, *carried, "--name", "near")
+    results = {name for name in files(bucket, "near") if name.startswith("state/transfer/")}
+    assert results == {f"state/transfer/mnist_{network}_0.json" for network in ("dense", "0")}
     shutil.rmtree(working_folder(STORAGE))  # as on another machine
     taking = ["--searched", "near", "--name", "again", "--method", "share", "--seed", "1"]
-    local = ["--cluster", "local", "--finetune.epochs", "1"]
+    local = ["--cluster", "local", "--tasks", "none", "--finetune.epochs", "1"]
     run_sweep_process(tmp_path, *taking, *arguments, *local)
     for part in ("dense/model", "search/checkpoint", "shared/checkpoint"):
         ours, theirs = (body(bucket, f"{run}/{part}.safetensors") for run in ("again", "near"))

@@ -57,6 +57,21 @@ def test_a_file_that_was_written_anew_is_fetched_again(bucket: str, tmp_path: Pa
         assert seen.read_text() == text
 
 
+@pytest.mark.parametrize(
+    ("kept", "ours", "left"),
+    [("one\n", "one\ntwo\n", "one\ntwo\n"), ("one\nother\n", "one\ntwo\nthree\n", "one\nother\n")],
+)
+def test_a_log_that_goes_on_from_the_kept_one_is_left_as_it_is(
+    bucket: str, tmp_path: Path, kept: str, ours: str, left: str
+) -> None:
+    here, there = here_and_there(bucket, tmp_path)
+    here.keep(write(here.folder / "log", kept))
+    log = write(there.folder / "log", ours)
+    there.fetch_log(log)
+    assert log.read_text() == left
+    there.fetch_log(there.folder / "nothing")
+
+
 def test_what_is_not_kept_is_not_fetched_and_what_is_dropped_is_gone(
     bucket: str, tmp_path: Path
 ) -> None:
@@ -99,12 +114,15 @@ def test_reading_a_run_that_goes_on_here_leaves_its_files_as_they_are(
     folder = RunFolder.create(SweepConfig(storage=bucket), "run")
     with folder.alone():
         write(folder.journal, "one")
+        write(folder.progress, "one")
         folder.keep()
         write(folder.journal, "one, two")
         RunFolder.open(bucket, "run")
         assert folder.journal.read_text() == "one, two"
+    write(folder.progress, "other")
     RunFolder.open(bucket, "run")
-    assert folder.journal.read_text() == "one"
+    assert folder.progress.read_text() == "one"
+    assert folder.journal.read_text() == "one, two"  # it goes on from the one that is kept
 
 
 def test_what_another_worker_still_writes_is_not_kept(bucket: str, tmp_path: Path) -> None:

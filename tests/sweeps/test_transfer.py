@@ -12,13 +12,15 @@ from PIL import Image
 import slim
 import sweeps.transfer
 from slim.subnetwork import architecture_of
-from slim.tasks import FolderTask, load_task
+from slim.tasks import FolderTask, Task, load_task
 from sweeps.config import SweepConfig
 from sweeps.dense import saved_preprocessing
 from sweeps.errors import InputError
+from sweeps.run_folder import RunFolder
 from sweeps.stage_config import TransferConfig
 from sweeps.transfer import (
     TransferJob,
+    Transferred,
     finished_transfer,
     network_for,
     plan_transfer,
@@ -53,8 +55,16 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return slim.save(vit, folder / "small", {"preprocessing": preprocessing})
 
 
-def job(saved: Path, method: str) -> TransferJob:
-    return TransferJob("digits", "3", method, 0, saved)
+def job(saved: Path, method: str, results: Path = Path()) -> TransferJob:
+    return TransferJob("digits", "3", method, 0, saved, results)
+
+
+def run(one: TransferJob, task: Task, config: SweepConfig) -> Transferred:
+    """What a worker gives at the end of all epochs."""
+    *epochs, result = run_transfer(one, task, config)
+    assert epochs == [None] * config.transfer.epochs
+    assert result is not None
+    return result
 
 
 @pytest.mark.parametrize(
@@ -79,14 +89,16 @@ def test_no_task_has_images_of_the_source(
 def test_a_task_that_is_named_twice_is_one_task() -> None:
     tasks = transfer_tasks(replace(ALL, tasks="digits, digits"))
     assert [task.name for task in tasks] == ["digits"]
-    jobs = plan_transfer(tasks, [4, 7], Path("models"), Path("dense"), ALL)
+    jobs = plan_transfer(tasks, [4, 7], RunFolder("runs", "it"), ALL)
     assert len(jobs) == 3 * 3 * 2
     assert len({one.key for one in jobs}) == len(jobs)
-    assert {one.model for one in jobs} == {Path("dense"), Path("models/4"), Path("models/7")}
+    assert {one.model for one in jobs} == {
+        Path("runs/it") / part for part in ("dense", "models/4", "models/7")
+    }
 
 
 def test_tasks_whose_names_differ_in_a_sign_keep_their_results_apart() -> None:
-    one, other = (TransferJob(n, "1", "probe", 0, Path()).key for n in ("/a/b", "/a-b"))
+    one, other = (TransferJob(n, "1", "probe", 0, Path(), Path()).key for n in ("/a/b", "/a-b"))
     assert one != other
 
 
@@ -124,7 +136,7 @@ def test_each_method_gives_a_row_of_its_own(
 ) -> None:
     monkeypatch.setattr("sweeps.transfer.worker_device", lambda: "cpu")
     task = load_task("digits")
-    row, curve, _ = run_transfer(job(saved, method), task, ALL, tmp_path)
+    row, curve, _ = run(job(saved, method, tmp_path), task, ALL)
     assert (row.method, row.task, row.trial, len(curve)) == (method, "digits", "3", 1)
     assert row.test_top1 > 8
     assert slim.load(saved).num_classes == 3
@@ -154,9 +166,7 @@ def test_a_task_in_colour_widens_a_grey_network(
         given, input_size=(3, 8, 8), mean=task.statistics()[0], std=task.statistics()[1]
     )
     config = replace(ALL, transfer=replace(ALL.transfer, epochs=8, warmup_epochs=0))
-    row, _, _ = run_transfer(
-        replace(job(saved, "finetune"), task=task.name), task, config, tmp_path
-    )
+    row, _, _ = run(replace(job(saved, "finetune", tmp_path), task=task.name), task, config)
     assert row.test_top1 == 100
     grey = slim.count(slim.load(saved).architecture)
     two_channels, a_class = 2 * 16 * (4 * 4), 16 + 1  # of 16 units each
@@ -180,8 +190,7 @@ def test_networks_are_adapted_to_larger_images(
     task = load_task("digits")
     larger = replace(ALL, transfer=replace(ALL.transfer, img_size=16))
     rows = [
-        run_transfer(job(saved, method), task, c, tmp_path / str(i))[0]
-        for i, c in enumerate((ALL, larger))
+        run(job(saved, method, tmp_path / str(i)), task, c)[0] for i, c in enumerate((ALL, larger))
     ]
     small = slim.load(saved).architecture
     vit = network_for(job(saved, method), 10, (1, 16, 16))
@@ -197,7 +206,8 @@ def test_the_data_of_a_transfer_are_kept_with_its_result(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweeps.transfer.worker_device", lambda: "cpu")
-    task, one = load_task("digits"), job(saved, "probe")
-    row = run_transfer(one, task, ALL, tmp_path)[0]
-    assert json.loads((tmp_path / f"{one.key}.json").read_text())["data"] == task.fingerprint()
-    assert finished_transfer(one, tmp_path)[0] == row
+    task, one = load_task("digits"), job(saved, "probe", tmp_path)
+    row = run(one, task, ALL)[0]
+    assert json.loads(one.result.read_text())["data"] == task.fingerprint()
+    assert one.result.parent == tmp_path
+    assert finished_transfer(one)[0] == row
