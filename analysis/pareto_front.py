@@ -16,7 +16,7 @@ class Point(NamedTuple):
     """One COMPLETE trial.
 
     Budgets are fractions, `gmacs` is 1e9 MACs for one image, `params_m` 1e6 parameters, `*_top1`
-    is percent.
+    is percent; `latency_ms` is of one image, NaN where it was not measured.
     """
 
     trial: int
@@ -27,6 +27,7 @@ class Point(NamedTuple):
     params_m: float
     val_top1: float
     test_top1: float
+    latency_ms: float
     url: str | None
 
     @property
@@ -131,6 +132,7 @@ def front_sentence(data: FrontData) -> str:
 
 def front_table(data: FrontData) -> pd.DataFrame:
     """The front's networks for reading, cheapest first."""
+    timed = any(math.isfinite(point.latency_ms) for point in data.front)
     rows = [
         {
             "Trial": point.trial,
@@ -139,6 +141,7 @@ def front_table(data: FrontData) -> pd.DataFrame:
             "MLP": wording.share(point.mlp),
             "Params (M)": wording.number(point.params_m),
             "GMACs": wording.number(point.gmacs),
+            **({"Latency (ms)": wording.number(point.latency_ms)} if timed else {}),
             "Val top-1 (%)": wording.top1(point.val_top1),
             "Test top-1 (%)": wording.top1(point.test_top1),
             "": wording.listed(_marks(point, data)),
@@ -208,6 +211,8 @@ def _judged(trials: pd.DataFrame) -> pd.Series:
 def _points(trials: pd.DataFrame) -> tuple[Point, ...]:
     columns = [name for name in Point._fields if name != "url"]
     ordered = trials.sort_values(["gmacs", "val_top1", "trial"])
+    latency = ordered.get("latency_ms", pd.Series(math.nan, ordered.index))
+    ordered = ordered.assign(latency_ms=latency.astype(float))
     urls = ordered["url"] if "url" in ordered else [None] * len(ordered)
     points = []
     for row, url in zip(ordered[columns].to_dict("records"), urls, strict=True):
@@ -250,7 +255,8 @@ def _hover(point: Point) -> str:
     lines = [
         f"<b>trial {point.trial}</b>",
         f"budget: {kept}",
-        f"{wording.number(point.gmacs)} GMACs, {wording.number(point.params_m)} M parameters",
+        f"{wording.number(point.gmacs)} GMACs, {wording.number(point.params_m)} M parameters"
+        + (f", {wording.number(point.latency_ms)} ms" if math.isfinite(point.latency_ms) else ""),
         f"top-1: val {wording.top1(point.val_top1)} %, test {wording.top1(point.test_top1)} %",
     ]
     return "<br>".join(lines + (["its number links to its MLflow run"] if point.url else []))

@@ -34,6 +34,7 @@ TRIALS = {
     "test_top1_std": "float64",
     "epochs": "float64",
     "seconds": "float64",
+    "latency_ms": "float64",
     "front": "bool",
     "reason": "str",
     "run_id": "str",
@@ -77,7 +78,8 @@ class Run:
         params: The sweep's configuration as it ended, flattened, as text.
         metrics: Of the sweep as a whole.
         trials: One row per trial in order of number. `*_top1` in percent, `gmacs` in 1e9 MACs and
-            `params_m` in 1e6 parameters for one image; `trainings`, `*_mean` and `*_std` (points)
+            `params_m` in 1e6 parameters for one image; `latency_ms` is of one image,
+            where it was measured; `trainings`, `*_mean` and `*_std` (points)
             are of the same budget trained several times; `reason` is why it did not complete,
             `url` the run's page, or missing when the tracking store is no server.
         epochs: Validation top-1 (%) of each trial after each epoch.

@@ -1,6 +1,7 @@
 """Two runs beside each other: their fronts, what each offers at a cost, and how they were made."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -75,7 +76,7 @@ def two_runs_sentence(data: TwoRunsData) -> str:
     if empty:
         names = wording.listed(f"**{wording.escaped(name)}**" for name in empty)
         return f"There is no complete trial in {names}, so there is nothing to compare."
-    told = []
+    told = [f"**{warning}**" for warning in [_unlike(data)] if warning]
     for one, other in ((data.first, data.second), (data.second, data.first)):
         told.append(
             f"Of the {wording.counted(len(one.data.front), 'network')} on the front of "
@@ -93,6 +94,15 @@ def two_runs_sentence(data: TwoRunsData) -> str:
         else "By hypervolume both are equal."
     )
     return " ".join(told)
+
+
+def _unlike(data: TwoRunsData) -> str:
+    """Whether accuracies of the two are of different images."""
+    values = {name: (first, second) for name, first, second in data.differences}
+    if "data" not in values:
+        return ""
+    names = " and ".join(wording.escaped(Path(name).name) for name in values["data"])
+    return f"The two runs have different data, {names}: their accuracies are not comparable."
 
 
 def levels_table(data: TwoRunsData) -> pd.DataFrame:

@@ -82,6 +82,8 @@ class Plan:
     """Budgets, stages and time of a run."""
 
     data: str
+    classes: int
+    images: dict[str, int]
     model: str
     taken: tuple[str, ...]
     finished: Finished
@@ -103,7 +105,9 @@ class Plan:
     def to_text(self) -> str:
         """For people."""
         lines = [
-            f"data {self.data}, model {self.model}: dense {self.dense_gmacs:.4g} GMACs, "
+            f"data {self.data}: {self.classes} classes, "
+            + ", ".join(f"{count:,} images of {split}" for split, count in self.images.items()),
+            f"model {self.model}: dense {self.dense_gmacs:.4g} GMACs, "
             f"{self.dense_params_m:.4g} M parameters",
             *([f"taken from another run: {', '.join(self.taken)}"] if self.taken else []),
             *self._told_finished(),
@@ -201,6 +205,8 @@ def make_plan(
     budgets = list(enumerate(space.uniform if judged else space.uniform[: config.trials]))
     return Plan(
         data=task.name,
+        classes=task.num_classes,
+        images={"train": train, "val": val, "test": test},
         model=config.model,
         taken=taken,
         finished=finished,

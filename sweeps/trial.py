@@ -127,6 +127,8 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         "preprocessing": shared.preprocessing.to_json(),
         "class_names": list(task.classes),
     }
+    if latency is not None:
+        about["latency_ms"] = latency
     if processes.rank == 0:
         slim.save(training.evaluated, job.models / name, about)
     if training.accumulation > options.accumulation:

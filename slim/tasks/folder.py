@@ -6,11 +6,14 @@ from pathlib import Path
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.utils.misc import natural_key
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from slim.errors import TaskError
 from slim.tasks.image_files import ImageFilesTask
 from slim.tasks.splits import Sample, arrange
 
+ENDINGS = sorted({*get_img_extensions(), *IMG_EXTENSIONS})
+"""Of the files that are images: what timm's and torchvision's folders take."""
 VAL_NAMES = ("val", "valid", "validation")
 
 
@@ -63,9 +66,9 @@ def _scan(folder: Path, classes: tuple[str, ...] | None) -> tuple[tuple[str, ...
     """The images under a folder and their classes; `classes` are those known from train."""
     found = _images(folder)
     if not found:
-        endings = ", ".join(sorted(get_img_extensions()))
         raise TaskError(
-            f"data folder {folder} holds no images ({endings}); expected {folder}/CLASS/IMAGE"
+            f"data folder {folder} holds no images ({', '.join(ENDINGS)}); expected "
+            f"{folder}/CLASS/IMAGE"
         )
     names = tuple(sorted({name for _, name in found}, key=lambda name: (natural_key(name), name)))
     if classes is None:
@@ -87,7 +90,7 @@ def _images(folder: Path) -> list[tuple[str, str]]:
     """Path and class of every image: that of the folder in `folder` in which it lies, however
     deep. What lies in hidden folders (`.thumbs`, `.ipynb_checkpoints`) is left out."""
     found = []
-    for path, _ in find_images_and_targets(str(folder))[0]:
+    for path, _ in find_images_and_targets(str(folder), types=ENDINGS)[0]:
         inside = path.removeprefix(f"{folder}/").split("/")
         if len(inside) == 1:
             raise TaskError(

@@ -91,6 +91,15 @@ def test_the_tables_are_rounded_for_reading() -> None:
     assert wished["Trial"].tolist() == ["1", "none this cheap"]
 
 
+def test_latency_is_shown_where_it_was_measured() -> None:
+    trials = trials_table(gmacs=[4, 1], val_top1=[90, 70])
+    assert "Latency (ms)" not in front_table(front_data(trials))
+    data = front_data(trials.assign(latency_ms=[None, 1.234]))
+    assert front_table(data)["Latency (ms)"].tolist() == ["1.23", "–"]
+    shown = {trace.name: trace.hovertext for trace in draw_front(data).data}
+    assert [", 1.23 ms<br>" in text for text in shown["front"]] == [True, False]
+
+
 def test_the_sentence_says_how_the_front_stands_against_dense() -> None:
     better = front_data(trials_table(gmacs=[4, 2], val_top1=[90, 91]))
     assert "Trial 1 needs 50 % of the dense network's MACs" in front_sentence(better)

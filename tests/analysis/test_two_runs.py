@@ -38,6 +38,16 @@ def test_networks_are_beaten_by_those_that_are_no_dearer_and_no_worse(full_run: 
     ] * 1 + ["-10.00"]
 
 
+def test_runs_of_different_data_are_said_to_be_not_comparable(full_run: Run) -> None:
+    one = run_with(full_run, "one", [4, 2], [90, 80])
+    other = run_with(
+        replace(full_run, params=full_run.params | {"data": "/x/pets"}), "two", [4], [90]
+    )
+    assert "different data" not in two_runs_sentence(two_runs_data(one, one))
+    told = two_runs_sentence(two_runs_data(one, other))
+    assert told.startswith("**The two runs have different data, mnist and pets: their accuracies")
+
+
 def test_both_fronts_and_dense_networks_are_drawn(full_run: Run) -> None:
     one = run_with(full_run, "one", [4, 1], [90, 70])
     data = two_runs_data(one, run_with(full_run, "two", [3, 1], [91, 75]))

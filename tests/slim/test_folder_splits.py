@@ -191,8 +191,8 @@ def an_empty_split(root: Path) -> None:
     ("make", "message"),
     [
         (lambda root: None, "data does not exist"),
-        (nothing, r"data holds no images \(\.jpeg, \.jpg, \.png\)"),
-        (no_images, r"data holds no images \(\.jpeg, \.jpg, \.png\)"),
+        (nothing, r"data holds no images \(\.bmp, .*, \.jpg, .*, \.webp\)"),
+        (no_images, r"data holds no images \(\.bmp, .*, \.jpg, .*, \.webp\)"),
         (one_class, r"data has 1 class \(cat\), a task needs two or more"),
         (images_without_classes, r"0\.png lies beside the class folders, not in one"),
         (a_class_without_images, "newt holds no images; add some or remove it"),

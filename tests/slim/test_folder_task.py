@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from slim import TaskError
-from slim.tasks import Augmentation, FolderTask, Preprocessing
+from slim.tasks import SPLITS, Augmentation, FolderTask, Preprocessing
 from slim.tasks.order import epoch_order, rank_positions
 from tests.slim.image_folders import files, fill, fill_flat
 from tests.slim.messages import message_of
@@ -48,6 +48,18 @@ def images_of(batches: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 # Layouts
+
+
+@pytest.mark.parametrize("ending", ["webp", "BMP", "tiff"])
+def test_images_of_other_formats_are_read_beside_the_usual_ones(ending, root):
+    Image.new("RGB", (8, 8), (0, 0, 255)).save(root / "cat" / f"blue.{ending}", lossless=True)
+    task = FolderTask("pets", root)
+    assert sum(task.size(split) for split in SPLITS) == 41
+    found = [path for split in task.samples.values() for path, _ in split]
+    assert f"blue.{ending}" in {Path(path).name for path in found}
+    shown = [epoch for split in SPLITS for epoch in task.eval_batches(split, RAW, 8)]
+    blue = images_of(shown).mean((2, 3)).sub(torch.tensor([0.0, 0.0, 1.0])).abs().amax(1) < 0.01
+    assert blue.sum() == 1
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(29, 1), (15, 2)])

@@ -321,7 +321,10 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(
     assert plan["seconds"] > 0
     assert list(tmp_path.iterdir()) == []
     assert run_sweep.main([*SMALL, "--trials", "3", "--dry-run"]) == 0
-    assert "3 trials" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    sizes = [f"{plan['images'][split]:,} images of {split}" for split in ("train", "val", "test")]
+    assert told.startswith(f"data digits: 10 classes, {', '.join(sizes)}\n")
+    assert "3 trials" in told
 
 
 def test_the_plan_counts_the_dense_model_for_trials_that_do_not_read_its_outputs(
