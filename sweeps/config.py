@@ -121,6 +121,9 @@ class SweepConfig:
             for these are kept in the run's folder while trials run, if they take no more than
             this, and trials that come later read them; else each runs the dense model. 0 for
             never.
+        kept_images_gb: Val images of files, decoded and cut to size, that each worker keeps in
+            memory for the networks and epochs that it evaluates later; what does not fit is
+            decoded each time.
         max_retries: How often a trial or stage is tried again, from its last state, after its
             worker died.
         seed: Of everything random.
@@ -163,6 +166,7 @@ class SweepConfig:
     cpus_per_trial: PositiveInt = 1
     gpus_per_trial: NonNegative | None = None
     kept_outputs_gb: NonNegativeFloat = 2.0
+    kept_images_gb: NonNegativeFloat = 1.0
     max_retries: NonNegativeInt = 3
     seed: Seed = 0
     storage: str = "runs"

@@ -12,6 +12,7 @@ from slim.architecture import Architecture
 from slim.ranking import select
 from slim.spec import read_spec
 from slim.tasks import Preprocessing, Task, load_task
+from slim.tasks.images import ImageTask
 from slim.training import Training
 from sweeps.cli import Command
 from sweeps.cluster import check_shares
@@ -34,8 +35,8 @@ from sweeps.transfer import transfer_methods, transfer_tasks
 # What a resumed run may be given anew; everything else must be what it began with.
 MAY_CHANGE = {
     *("cluster", "concurrency", "workers_per_trial", "cpus_per_trial", "gpus_per_trial"),
-    *("download", "kept_outputs_gb", "max_retries", "register", "storage", "verbose"),
-    *("patience", "min_gain"),
+    *("download", "kept_outputs_gb", "kept_images_gb", "max_retries", "register", "storage"),
+    *("patience", "min_gain", "verbose"),
 }
 _ANY_IMAGE = Preprocessing((1, 1, 1), (0.0,), (1.0,))
 
@@ -61,6 +62,9 @@ def check_inputs(
     except slim.TaskError as error:
         raise InputError(f"--data: {error}") from error
     transfers = transfer_tasks(config)
+    for each in (task, *transfers):
+        if isinstance(each, ImageTask):
+            each.keep_images(int(config.kept_images_gb * 1e9))
     transfer_methods(config)
     if config.searched:
         model = searched_model(config, task)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from slim.errors import TaskError
 from slim.seeds import derive_seed
 from slim.tasks.augment import Distortions
+from slim.tasks.kept_images import KeptImages
 from slim.tasks.order import epoch_order, rank_positions
 from slim.tasks.splits import Sample
 from slim.tasks.task import SPLITS, Augmentation, Preprocessing, Task
@@ -29,10 +30,12 @@ class ImageTask(Task):
         samples: Per split, what opens each image and its label.
         workers: Processes that read and transform images; None for as many as torch has
             threads, which a sweep sets to the CPUs of a worker.
+        kept: What a process keeps of the val split; None for nothing.
     """
 
     samples: dict[str, list[Sample]]
     workers: int | None = None
+    kept: KeptImages | None = None
 
     @abstractmethod
     def open_image(self, reference: Any) -> Image.Image:
@@ -67,6 +70,10 @@ class ImageTask(Task):
             **sizes,
             "sha256": digest.hexdigest(),
         }
+
+    def keep_images(self, limit: int) -> None:
+        """Let each process keep val images that it has decoded, up to so many bytes."""
+        self.kept = KeptImages(limit) if limit else None
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """ImageNet's mean and standard deviation, the convention for photographs."""
@@ -132,10 +139,22 @@ class ImageTask(Task):
             std=preprocessing.std,
             crop_pct=preprocessing.crop_pct,
             crop_mode=preprocessing.crop_mode,
+            normalize=False,
         )
         mine = self.samples[split][rank::world_size]
-        images = _Images(self, mine, transform, preprocessing.input_size[0], _seeds(0, len(mine)))
-        yield from self._batches(images, batch_size)
+        keeps = self.kept if split == "val" else None  # which networks are chosen by
+        kept = keeps.batches(preprocessing, batch_size, rank, world_size) if keeps else []
+        known = list(kept)
+        for images, labels in known:
+            yield _normalised(images, preprocessing), labels
+        rest = mine[len(known) * batch_size :]
+        if not rest:
+            return
+        decoded = _Images(self, rest, transform, preprocessing.input_size[0], _seeds(0, len(rest)))
+        for number, (images, labels) in enumerate(self._batches(decoded, batch_size), len(known)):
+            if keeps and number == len(kept):
+                keeps.add(kept, images, labels)
+            yield _normalised(images, preprocessing), labels
 
     def _batches(self, images: "_Images", batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels in their order.
@@ -201,6 +220,12 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
 def _upper_byte(image: Image.Image) -> np.ndarray:
     """16-bit values (H, W) as 8-bit ones."""
     return (np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8)
+
+
+def _normalised(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Images (B, C, H, W) uint8 as a network takes them, in float32."""
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    return images.float().div_(255).sub_(mean).div_(std)
 
 
 def _seeds(seed: int, count: int) -> np.ndarray:
