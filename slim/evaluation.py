@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from slim.modes import evaluating
+from slim.modes import autocast, evaluating
 from slim.processes import Processes
 from slim.tasks import Preprocessing, Task
 
@@ -19,6 +19,7 @@ def top1(
     batch_size: int = 256,
     device: torch.device | str = "cpu",
     processes: Processes = ALONE,
+    amp: str = "none",
 ) -> float:
     """Top-1 accuracy in percent, 0 to 100; the model is left in the mode it came in.
 
@@ -30,6 +31,7 @@ def top1(
         batch_size: Images at a time and process.
         device: Where.
         processes: Share the split's images; each gets the accuracy on all of them.
+        amp: Type of autocast, as in a `Recipe`.
     """
     right = torch.zeros((), dtype=torch.int64, device=device)
     total = 0
@@ -38,7 +40,8 @@ def top1(
     )
     with evaluating(model):
         for images, labels in batches:
-            predicted = model(images.to(device, non_blocking=True)).argmax(dim=-1)
+            with autocast(device, amp):
+                predicted = model(images.to(device, non_blocking=True)).argmax(dim=-1)
             right += (predicted == labels.to(device, non_blocking=True)).sum()
             total += len(labels)
     all_right, all_images = processes.sums([float(right), float(total)], device)

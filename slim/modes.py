@@ -1,8 +1,9 @@
-"""A network in eval mode for a while."""
+"""A network in eval mode, or computing in fewer bits, for a while."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from torch import nn
 
 
@@ -16,3 +17,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
+
+
+def autocast(device: torch.device | str, amp: str) -> AbstractContextManager[object]:
+    """In it a device computes in `amp`, `bfloat16` or `float16`, where that is safe; or `none`."""
+    if amp == "none":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=getattr(torch, amp))

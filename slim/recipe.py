@@ -29,7 +29,7 @@ class Recipe:
         drop_path: Stochastic depth of the last block; earlier blocks less, linearly.
         grad_checkpointing: Keep each block's input only and compute the block again for its
             gradients: less memory, about a third more time, the same gradients.
-        amp: `none`, `bfloat16` or `float16` (with loss scaling).
+        amp: `none`, `bfloat16` or `float16` (with loss scaling); of the evaluations on val too.
         augmentation: Random distortions of training images.
 
     Raises:

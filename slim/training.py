@@ -22,6 +22,7 @@ from slim.errors import (
     UnsupportedModelError,
 )
 from slim.evaluation import top1
+from slim.modes import autocast
 from slim.optimizers import make_optimizer, make_scheduler
 from slim.parameter_groups import timm_model, weight_groups
 from slim.processes import Processes, without_averaging
@@ -283,6 +284,7 @@ class Training:
             self.preprocessing,
             device=self.device,
             processes=self.processes,
+            amp=self.recipe.amp,
         )
         seconds = self.running.seconds + time.monotonic() - started
         epoch = Epoch(self.done + 1, self.running.loss / max(1, self.steps), accuracy, seconds)
@@ -325,7 +327,7 @@ class Training:
         """Add the gradients of a part of the batch; returns its share of the loss."""
         recompute = self.recipe.grad_checkpointing
         with recomputed_blocks(self.model) if recompute else nullcontext():
-            with self._autocast():
+            with autocast(self.device, self.recipe.amp):
                 loss = len(images) / batch * self.objective(self.parallel, images, targets)
             self.scaler.scale(loss).backward()
         return loss.detach().float()
@@ -372,11 +374,6 @@ class Training:
 
     def _place(self, update: int) -> str:
         return f"step {update} (epoch {(update - 1) // max(1, self.steps) + 1})"
-
-    def _autocast(self) -> Any:
-        if self.recipe.amp == "none":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.recipe.amp))
 
 
 @dataclass

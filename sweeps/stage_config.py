@@ -77,7 +77,7 @@ class TrainConfig:
         drop_path: Stochastic depth of the last block.
         grad_checkpointing: Compute blocks again for their gradients instead of keeping their
             activations; less memory, about a third more time.
-        amp: Type of autocast; `none` computes in float32.
+        amp: Type of autocast, of the evaluations on val too; `none` computes in float32.
         affine: Small random rotations, shifts, scales and shears of each image.
         hflip: Probability of a horizontal flip.
         auto_augment: timm's policy string, for image folders.

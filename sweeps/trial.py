@@ -99,9 +99,8 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     figures = {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6}
     torch.manual_seed(job.config.seed + repeat)
     vit = slim.extract(checkpoint, architecture).to(device)
-    untrained = repaired_top1(
-        vit, receive_calibration(task, job, device), task, shared.preprocessing
-    )
+    calibration = receive_calibration(task, job, device)
+    untrained = repaired_top1(vit, calibration, task, shared.preprocessing, options.amp)
     latency, limit = measured_latency(vit, job.config), job.config.max_latency_ms
     if latency is not None:
         latency = processes.sums([latency], device)[0] / processes.world_size

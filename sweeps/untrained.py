@@ -68,7 +68,11 @@ def images_before_training(config: SweepConfig, model: Any, task: Task) -> tuple
 
 
 def repaired_top1(
-    vit: nn.Module, calibration: Calibration | None, task: Task, preprocessing: Preprocessing
+    vit: nn.Module,
+    calibration: Calibration | None,
+    task: Task,
+    preprocessing: Preprocessing,
+    amp: str = "none",
 ) -> float:
     """Repair a fresh subnetwork towards the dense model, and evaluate it.
 
@@ -78,6 +82,7 @@ def repaired_top1(
             nothing is repaired.
         task: The source task.
         preprocessing: What the network expects of an image.
+        amp: Type of autocast of the evaluation.
 
     Returns:
         Top-1 on val, in percent.
@@ -86,4 +91,4 @@ def repaired_top1(
         repair_towards(vit, calibration)
     device = next(vit.parameters()).device
     seen, processes = (task, "val", preprocessing), Processes.current()
-    return top1(vit, *seen, device=device, processes=processes)
+    return top1(vit, *seen, device=device, processes=processes, amp=amp)

@@ -43,6 +43,14 @@ def test_it_is_the_share_of_right_answers_whatever_the_batch(split, batch_size):
     assert accuracy == pytest.approx(100 * right / len(corners), rel=1e-12)
 
 
+@pytest.mark.parametrize(("amp", "dtype"), [("none", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_it_computes_in_the_type_of_autocast(amp, dtype):
+    vit, seen = tiny_vit(), []
+    vit.head.register_forward_hook(lambda head, given, logits: seen.append(logits.dtype))
+    top1(vit, bars(), "val", PREPROCESSING, amp=amp)
+    assert set(seen) == {dtype}
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_it_evaluates_in_eval_mode_and_restores_the_mode(training):
     model = RowReader(2).train(training)

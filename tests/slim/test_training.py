@@ -146,7 +146,11 @@ def test_stochastic_depth_stays_out_when_it_is_not_asked(network):
 @pytest.mark.parametrize("amp", ["bfloat16", "float16"])
 def test_half_precision_computes_in_half_and_keeps_weights_in_float32(amp):
     training = training_of(objective=(seen := Seen()), recipe=replace(PLAIN, epochs=6, amp=amp))
+    computed: dict[bool, set[torch.dtype]] = {True: set(), False: set()}  # in training, on val
+    head = training.model.head
+    head.register_forward_hook(lambda at, given, out: computed[at.training].add(out.dtype))
     epochs = list(training.epochs())
+    assert computed == {True: {getattr(torch, amp)}, False: {getattr(torch, amp)}}
     assert {logits.dtype for logits in seen.logits} == {getattr(torch, amp)}
     assert {p.dtype for p in training.model.parameters()} == {torch.float32}
     assert epochs[-1].loss < 0.5 * epochs[0].loss
