@@ -1,12 +1,15 @@
 """The three budgets against accuracy: the paper's columns, and which budget matters."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis import theme, wording
+from slim import Architecture
 
 BUDGETS = {"tokens": "Tokens", "mhsa": "MHSA", "mlp": "MLP"}
 
@@ -16,27 +19,47 @@ class BudgetsData(NamedTuple):
 
     `trials` has the columns trial, tokens, mhsa, mlp (fractions), gmacs, params_m, val_top1 and
     test_top1 (percent) and `cut`, the modules that are cut. `tau` is Kendall's rank correlation
-    of each budget with val_top1, NaN where it is not defined.
+    of each budget with val_top1, over the judged budgets where there are any, NaN where it is not
+    defined; `ranked` says over how many.
     """
 
     trials: pd.DataFrame
     tau: dict[str, float]
+    ranked: int
+    judged: bool
 
 
-def budgets_data(trials: pd.DataFrame) -> BudgetsData:
+def budgets_data(
+    trials: pd.DataFrame,
+    judged: pd.DataFrame | None = None,
+    architectures: Mapping[int, Architecture] | None = None,
+) -> BudgetsData:
     """Take the COMPLETE trials and rank budgets against accuracy.
 
     Args:
         trials: The columns of `trials.csv`.
+        judged: The columns of `judged.csv`: many budgets, spread over the space.
+        architectures: By trial; what a network cuts is read off it. A budget just below 1 may cut
+            nothing.
     """
     columns = ["trial", *BUDGETS, "gmacs", "params_m", "val_top1", "test_top1"]
     complete = trials.loc[(trials["state"] == "COMPLETE") & trials["val_top1"].notna(), columns]
     complete = complete.astype(dict.fromkeys(columns[1:], float))
     complete = complete.sort_values(["gmacs", "trial"], ignore_index=True)
-    cut = [cut_modules(*row) for row in complete[list(BUDGETS)].itertuples(index=False)]
-    complete["cut"] = pd.Series(cut, dtype="str")
-    tau = {name: kendall(complete[name], complete["val_top1"]) for name in BUDGETS}
-    return BudgetsData(complete, tau)
+    known = architectures or {}
+    asked = dict(zip(complete["trial"], complete[list(BUDGETS)].to_numpy(), strict=True))
+    kept = [_kept(known[n]) if n in known else asked[n] for n in asked]
+    complete["cut"] = pd.Series([cut_modules(*shares) for shares in kept], dtype="str")
+    ranks_judged = judged is not None and len(judged) >= FEWEST_PAIRS
+    rows = judged if judged is not None and ranks_judged else complete
+    tau = {name: kendall(rows[name], rows["val_top1"], FEWEST_PAIRS) for name in BUDGETS}
+    return BudgetsData(complete, tau, len(rows), ranks_judged)
+
+
+def _kept(architecture: Architecture) -> np.ndarray:
+    """What a network keeps of the tokens, the MHSA dimensions and the MLP units (0 to 1)."""
+    kept, whole = architecture.kept(), Architecture.dense(architecture.spec).kept()
+    return np.array([kept[name] / whole[name] for name in BUDGETS])
 
 
 def cut_modules(tokens: float, mhsa: float, mlp: float) -> str:
@@ -47,11 +70,12 @@ def cut_modules(tokens: float, mhsa: float, mlp: float) -> str:
 
 # Rank correlations from here on are told as following.
 CLOSE = 0.5
+FEWEST_PAIRS = 5  # fewer say nothing of a rank correlation
 
 
-def kendall(first: pd.Series, second: pd.Series) -> float:
-    """Kendall's tau-b; NaN for fewer than three pairs or where one side is constant."""
-    if len(first) < 3 or first.nunique() < 2 or second.nunique() < 2:
+def kendall(first: pd.Series, second: pd.Series, fewest: int = 3) -> float:
+    """Kendall's tau-b; NaN for fewer pairs than that or where one side is constant."""
+    if len(first) < fewest or first.nunique() < 2 or second.nunique() < 2:
         return float("nan")
     return float(first.corr(second, method="kendall"))
 
@@ -61,17 +85,19 @@ def budgets_sentence(data: BudgetsData) -> str:
     known = {name: tau for name, tau in data.tau.items() if tau == tau}
     if data.trials.empty:
         return "No trial is complete yet, so there are no budgets to compare."
+    of = "judged budget" if data.judged else "complete trial"
+    over = wording.counted(data.ranked, of)
     if not known:
-        count = wording.counted(len(data.trials), "complete trial")
-        return f"With {count}, or budgets that do not vary, no budget can be ranked."
+        return f"{over}: too few, or too alike, to rank the budgets by what they are worth."
     ranked = sorted(known, key=lambda name: -known[name])
     each = wording.listed(f"{BUDGETS[name]} {known[name]:+.2f}" for name in ranked)
-    most = f"accuracy follows {BUDGETS[ranked[0]]} most closely"
-    weak = "accuracy follows none of them closely, so other trials may rank them otherwise"
+    best = [BUDGETS[name] for name in ranked if f"{known[name]:.2f}" == f"{known[ranked[0]]:.2f}"]
+    most = f"accuracy follows {wording.listed(best)} most closely"
+    weak = "accuracy follows none of them closely, so others may rank them otherwise"
     return (
-        f"Over {wording.counted(len(data.trials), 'complete trial')}, Kendall's rank correlation "
-        f"of validation top-1 with the share kept is {each}. A value near 1 means that cutting "
-        "this part reliably costs accuracy: here "
+        f"Over {over}, Kendall's rank correlation of validation top-1 with the share kept is "
+        f"{each}. Near 1, accuracy falls wherever less is kept of this part, be it for that or "
+        "because small networks keep less of everything: here "
         f"{most if known[ranked[0]] >= CLOSE else weak}."
     )
 
@@ -108,7 +134,7 @@ def modules_table(data: BudgetsData, single: bool) -> pd.DataFrame:
     chosen = (cut != "dense") & (cut.str.contains("+", regex=False) != single)
     if not chosen.any():
         return pd.DataFrame()
-    return budgets_table(BudgetsData(data.trials[chosen | (cut == "dense")], data.tau))
+    return budgets_table(data._replace(trials=data.trials[chosen | (cut == "dense")]))
 
 
 def budgets_table(data: BudgetsData) -> pd.DataFrame:
@@ -133,7 +159,7 @@ def draw_budgets(data: BudgetsData) -> go.Figure:
     trials = data.trials
     axes = [{"label": title, "range": [0, 1]} for title in BUDGETS.values()]
     axes += [{"label": "GMACs", "range": theme.span(trials["gmacs"]), "tickformat": "~g"}]
-    axes += [{"label": "Val top-1 (%)", "range": theme.span(trials["val_top1"])}]
+    axes += [{"label": "Val top-1 (%)", "range": theme.span(trials["val_top1"], 100)}]
     names = [*BUDGETS, "gmacs", "val_top1"]
     figure = go.Figure(
         go.Parcoords(

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from analysis import theme, wording
 from analysis.pareto_front import FrontData, Point
+from analysis.runs import DenseModel
 
 VIT_SLIM = "ViT-Slim, CVPR 2022, arXiv 2201.00814"
 ISOMORPHIC = "Isomorphic Pruning, ECCV 2024, arXiv 2407.04616"
@@ -87,7 +88,10 @@ PUBLISHED = (
 
 
 class Compared(NamedTuple):
-    """One network against its dense model: share of MACs (0 to 1), change of top-1 (points)."""
+    """One network against its dense model: share of MACs (0 to 1), change of top-1 (points).
+
+    `val_top1` is of this run's networks, which are chosen by it.
+    """
 
     method: str
     network: str
@@ -97,10 +101,11 @@ class Compared(NamedTuple):
     relative_macs: float
     change: float
     source: str
+    val_top1: float = math.nan
 
 
 class ComparisonData(NamedTuple):
-    """This run's front (empty without a complete dense trial) and the published networks.
+    """This run's front (empty where the dense model is not known) and the published networks.
 
     `split` is the split of this run's accuracies: test where every point has it, else validation.
     """
@@ -123,8 +128,8 @@ def comparison_data(
     others = tuple(_published(network) for network in published)
     if data.dense is None:
         return ComparisonData((), others, "validation")
-    judged = (*data.front, data.dense)
-    split = "test" if all(math.isfinite(p.test_top1) for p in judged) else "validation"
+    tested = [point.test_top1 for point in data.front] + [data.dense.test_top1]
+    split = "test" if all(map(math.isfinite, tested)) else "validation"
     own = tuple(_own(point, data.dense, name, split) for point in data.front)
     return ComparisonData(own, others, split)
 
@@ -139,19 +144,19 @@ def comparison_sentence(data: ComparisonData) -> str:
     slimmed = [own for own in data.own if own.relative_macs < 0.995]
     if not data.own:
         return (
-            "This run cannot be placed: the dense budget is not among its complete trials. "
-            f"{caution}"
+            "This run cannot be placed: its front is empty, or its dense model's accuracy is not "
+            f"known. {caution}"
         )
     if not slimmed:
-        return f"No network of this run's front is cheaper than the dense one. {caution}"
-    best = max(slimmed, key=lambda own: (own.change, -own.relative_macs))
+        return f"No network of this run's front is cheaper than the dense model. {caution}"
+    best = max(slimmed, key=lambda own: (own.val_top1, -own.relative_macs))
     nearest = min(data.published, key=lambda o: abs(o.relative_macs - best.relative_macs))
     return (
-        f"This run's most accurate slimmed network keeps {wording.share(best.relative_macs)} of "
-        f"the dense MACs and changes {data.split} top-1 by {wording.points(best.change)} points; "
-        f"the published network closest in relative cost is {nearest.method} "
-        f"({wording.share(nearest.relative_macs)}, {wording.points(nearest.change)} points). "
-        f"{caution}"
+        f"This run's slimmed network of the best validation accuracy ({best.network}) keeps "
+        f"{wording.share(best.relative_macs)} of the dense MACs and changes {data.split} top-1 by "
+        f"{wording.points(best.change)} points; the published network closest in relative cost is "
+        f"{nearest.method} ({wording.share(nearest.relative_macs)}, "
+        f"{wording.points(nearest.change)} points). {caution}"
     )
 
 
@@ -228,7 +233,7 @@ def _published(network: Published) -> Compared:
     )
 
 
-def _own(point: Point, dense: Point, name: str, split: str) -> Compared:
+def _own(point: Point, dense: DenseModel, name: str, split: str) -> Compared:
     top1, reference = (
         (point.test_top1, dense.test_top1) if split == "test" else (point.val_top1, dense.val_top1)
     )
@@ -241,6 +246,7 @@ def _own(point: Point, dense: Point, name: str, split: str) -> Compared:
         relative_macs=point.gmacs / dense.gmacs,
         change=top1 - reference,
         source="this run",
+        val_top1=point.val_top1,
     )
 
 

@@ -1,5 +1,6 @@
 """Where the time went: seconds by stage and by trial, epochs trained, states counted."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -13,11 +14,12 @@ STAGES = {
     "share": "Weight sharing",
     "judge": "Judging",
     "trials": "Trials",
+    "repeats": "Repeats",
     "transfer": "Transfer",
 }
 MOST_REASONS = 3
 """Why trials did not complete, as a table tells it."""
-ALWAYS = ("dense", "search", "trials", "transfer")
+ALWAYS = ("dense", "search", "trials")
 _COLOURS = {
     "COMPLETE": theme.BLUE,
     "PRUNED": theme.ORANGE,
@@ -31,17 +33,21 @@ class ComputeData(NamedTuple):
 
     `seconds` is summed over networks that were trained or judged side by side, so it is not the
     time on the clock. `trials` has the columns trial, state, epochs, seconds and reason; `states`
-    counts the trials by state.
+    counts the trials by state; `epochs` is of all trials, `repeated` of their repeats.
     """
 
     seconds: dict[str, float]
     trials: pd.DataFrame
     states: dict[str, int]
     epochs: float
+    repeated: float
 
 
 def compute_data(
-    trials: pd.DataFrame, stages: pd.DataFrame, judged: pd.DataFrame | None = None
+    trials: pd.DataFrame,
+    stages: pd.DataFrame,
+    judged: pd.DataFrame | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> ComputeData:
     """Sum the seconds of each stage.
 
@@ -49,10 +55,14 @@ def compute_data(
         trials: The columns of `trials.csv`.
         stages: One row per other child run, with the columns kind and seconds.
         judged: One row per judged budget, with the column seconds.
+        metrics: Of the sweep, `repeats_seconds` and `repeats_epochs` among them where networks
+            were trained again.
     """
+    totals = metrics or {}
     sums = {kind: _sum(stages.loc[stages["kind"] == kind, "seconds"]) for kind in STAGES}
     sums["judge"] = 0.0 if judged is None else _sum(judged["seconds"])
     sums["trials"] = _sum(trials["seconds"])
+    sums["repeats"] = totals.get("repeats_seconds", 0.0)
     columns = ["trial", "state", "epochs", "seconds", "reason"]
     known = trials[columns].sort_values("trial", ignore_index=True)
     counts = trials["state"].value_counts()
@@ -61,6 +71,7 @@ def compute_data(
         trials=known.astype({"epochs": float, "seconds": float}),
         states={str(state): int(counts[state]) for state in sorted(counts.index)},
         epochs=_sum(trials["epochs"]),
+        repeated=totals.get("repeats_epochs", 0.0),
     )
 
 
@@ -82,7 +93,8 @@ def compute_sentence(data: ComputeData) -> str:
         states = wording.listed(f"{count} {state.lower()}" for state, count in data.states.items())
         told.append(
             f"Of the trials, {states}; they trained "
-            f"{wording.counted(round(data.epochs), 'epoch')} in all."
+            f"{wording.counted(round(data.epochs), 'epoch')} in all"
+            + (f", their repeats {round(data.repeated)}." if data.repeated else ".")
         )
     return " ".join(told)
 

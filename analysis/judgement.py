@@ -6,9 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis import theme, wording
-from analysis.budgets import BUDGETS, kendall
-
-FEWEST_PAIRS = 5  # fewer say nothing of a rank correlation
+from analysis.budgets import BUDGETS, FEWEST_PAIRS, kendall
 
 
 class JudgementData(NamedTuple):
@@ -73,7 +71,7 @@ def judgement_sentence(data: JudgementData) -> str:
 def draw_judgement(data: JudgementData) -> go.Figure:
     """Draw trained over judged top-1, one point per network; on the line nothing changed."""
     pairs = data.pairs
-    low, high = theme.span([*pairs["judged"], *pairs["trained"]])
+    low, high = theme.span([*pairs["judged"], *pairs["trained"]], 100)
     line = go.Scatter(
         x=[low, high],
         y=[low, high],
@@ -94,10 +92,10 @@ def draw_judgement(data: JudgementData) -> go.Figure:
     )
     figure = go.Figure([line, points])
     figure.update_xaxes(
-        title_text="Judged validation top-1 (%)", range=theme.span(pairs["judged"])
+        title_text="Judged validation top-1 (%)", range=theme.span(pairs["judged"], 100)
     )
     figure.update_yaxes(
-        title_text="Trained validation top-1 (%)", range=theme.span(pairs["trained"])
+        title_text="Trained validation top-1 (%)", range=theme.span(pairs["trained"], 100)
     )
     figure.update_layout(template=theme.TEMPLATE, height=400, showlegend=True)
     return figure

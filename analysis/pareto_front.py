@@ -10,6 +10,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis import theme, wording
+from analysis.runs import DenseModel
+
+MOST_ON_A_LINE = 10.0
+"""From the cheapest to the dearest network; on a linear scale most would be at the left edge."""
 
 
 class Point(NamedTuple):
@@ -41,8 +45,13 @@ class FrontData(NamedTuple):
 
     front: tuple[Point, ...]
     dominated: tuple[Point, ...]
-    dense: Point | None
+    dense: DenseModel | None
     knee: Point | None
+
+    @property
+    def dense_trial(self) -> Point | None:
+        """The dense budget, searched and trained as all trials."""
+        return next((point for point in (*self.front, *self.dominated) if point.is_dense), None)
 
 
 def front_mask(trials: pd.DataFrame) -> pd.Series:
@@ -64,16 +73,16 @@ def front_mask(trials: pd.DataFrame) -> pd.Series:
     return mask
 
 
-def front_data(trials: pd.DataFrame) -> FrontData:
+def front_data(trials: pd.DataFrame, dense: DenseModel | None = None) -> FrontData:
     """Sort the COMPLETE trials into front and dominated ones.
 
     Args:
         trials: The columns of `trials.csv`; `url`, where there is one, links the run's page.
+        dense: What the networks are set against; None for nothing.
     """
     on_front = front_mask(trials)
     front = _points(trials[on_front])
     dominated = _points(trials[_judged(trials) & ~on_front])
-    dense = next((point for point in (*front, *dominated) if point.is_dense), None)
     return FrontData(front=front, dominated=dominated, dense=dense, knee=knee(front))
 
 
@@ -108,25 +117,37 @@ def network_for(front: Sequence[Point], gmacs: float) -> Point | None:
     return max(affordable, key=lambda p: (p.val_top1, -p.gmacs, -p.trial), default=None)
 
 
-def front_sentence(data: FrontData) -> str:
-    """What the front says, in a sentence or two of Markdown."""
+def front_sentence(data: FrontData, val_images: int | None = None) -> str:
+    """What the front says, in a few sentences of Markdown.
+
+    Args:
+        data: The front.
+        val_images: Images that its accuracies are of, for what they can tell apart.
+    """
     if not data.front:
         return "No trial is complete yet, so there is no front to show."
     total = len(data.front) + len(data.dominated)
     told = [
         f"Of {wording.counted(total, 'complete trial')}, {len(data.front)} "
-        f"{'is' if len(data.front) == 1 else 'are'} on the front: no other trial is both cheaper "
-        "and more accurate on the validation split."
+        f"{'is' if len(data.front) == 1 else 'are'} on the front: no other trial is at least as "
+        "cheap and at least as accurate on the validation split, and better in one of the two."
     ]
     told += [_against_dense(data.front, data.dense)] if data.dense else [_NO_DENSE]
+    if data.dense and data.dense_trial:
+        told.append(
+            f"The dense budget, searched and trained as all trials (trial "
+            f"{data.dense_trial.trial}), has {wording.top1(data.dense_trial.val_top1)} %."
+        )
     if data.knee:
         told.append(
             f"The front bends most at trial {data.knee.trial} "
             f"({wording.number(data.knee.gmacs)} GMACs, {wording.top1(data.knee.val_top1)} %): "
-            "beyond it, accuracy costs more MACs than before it."
+            "beyond it, each further point of accuracy costs more MACs."
         )
     elif len(data.front) < 3:
         told.append("With fewer than three points a front has no knee.")
+    if val_images:
+        told.append(_resolution(max(point.val_top1 for point in data.front), val_images))
     return " ".join(told)
 
 
@@ -152,14 +173,14 @@ def front_table(data: FrontData) -> pd.DataFrame:
 
 
 def network_table(
-    data: FrontData, shares: Sequence[float] = (1, 0.8, 0.6, 0.4, 0.2)
+    data: FrontData, shares: Sequence[float] = (1, 0.5, 0.3, 0.2, 0.1, 0.05)
 ) -> pd.DataFrame:
-    """The network to take for a wished cost.
+    """The network to take for a budget of MACs, each network once.
 
     Args:
         data: With at least one point on the front.
-        shares: Wished costs as fractions of the dense network's MACs (the dearest point's where
-            no dense trial is complete).
+        shares: Budgets as fractions of the dense model's MACs (the dearest point's where that is
+            not known).
     """
     whole = data.dense.gmacs if data.dense else data.front[-1].gmacs
     rows = []
@@ -167,26 +188,31 @@ def network_table(
         point = network_for(data.front, share * whole)
         rows.append(
             {
-                "Wished cost (GMACs)": f"{wording.number(share * whole)} ({wording.share(share)})",
+                "At most (GMACs)": f"{wording.number(share * whole)} ({wording.share(share)})",
                 "Trial": str(point.trial) if point else "none this cheap",
                 "GMACs": wording.number(point.gmacs if point else math.nan),
                 "Val top-1 (%)": wording.top1(point.val_top1 if point else math.nan),
+                "Test top-1 (%)": wording.top1(point.test_top1 if point else math.nan),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).drop_duplicates("Trial", ignore_index=True)
 
 
 def draw_front(data: FrontData) -> go.Figure:
-    """Draw validation top-1 over MACs: front as steps, the rest faint, dense and knee marked."""
+    """Draw validation top-1 over MACs: front as steps, the rest faint, dense and knee marked.
+
+    MACs are on a logarithmic scale where the dearest network costs ten times the cheapest.
+    """
     figure = go.Figure()
     if data.dominated:
         figure.add_trace(_markers(data.dominated, "dominated", color=theme.FAINT, opacity=0.5))
     if data.front:
         figure.add_trace(_steps(data.front))
     if data.knee:
-        figure.add_trace(_ring((data.knee,), "knee", theme.VERMILLION, "circle-open", 18))
+        knee = _place((data.knee,))
+        figure.add_trace(_ring(knee, "knee", theme.VERMILLION, "circle-open", 18))
     if data.dense:
-        figure.add_trace(_ring((data.dense,), "dense", theme.ORANGE, "star", 15))
+        figure.add_trace(_ring(_place_of(data.dense), "dense model", theme.ORANGE, "star", 15))
     figure.update_layout(
         template=theme.TEMPLATE,
         xaxis={"title": {"text": theme.GMACS}},
@@ -197,10 +223,12 @@ def draw_front(data: FrontData) -> go.Figure:
     costs = {point.gmacs for point in (*data.front, *data.dominated)}
     if len(costs) == 1:
         figure.update_xaxes(range=theme.span(costs))
+    elif costs and min(costs) > 0 and max(costs) > MOST_ON_A_LINE * min(costs):
+        figure.update_xaxes(type="log", tickformat="~g", dtick="D2")
     return figure
 
 
-_NO_DENSE = "The dense budget is not among the complete trials, so nothing is compared with it."
+_NO_DENSE = "The dense model's accuracy is not known, so nothing is compared with it."
 
 
 def _judged(trials: pd.DataFrame) -> pd.Series:
@@ -222,31 +250,41 @@ def _points(trials: pd.DataFrame) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def _against_dense(front: Sequence[Point], dense: Point) -> str:
+def _resolution(top1: float, images: int) -> str:
+    """What so many images can tell apart."""
+    error = 100 * math.sqrt(top1 / 100 * (1 - top1 / 100) / images)
+    return (
+        f"One of the {images:,} validation images is {wording.number(100 / images)} points, and "
+        f"the standard error of {wording.top1(top1)} % on them is {wording.number(error)}: "
+        "smaller differences may be chance."
+    )
+
+
+def _against_dense(front: Sequence[Point], dense: DenseModel) -> str:
     """The cheapest network that is at least as good as dense, else the one that loses least."""
     as_good = [p for p in front if p.val_top1 >= dense.val_top1 and p.gmacs < dense.gmacs]
     if as_good:
         best = min(as_good, key=lambda point: point.gmacs)
         share = wording.share(best.gmacs / dense.gmacs)
         return (
-            f"Trial {best.trial} needs {share} of the dense network's MACs and is at least as "
+            f"Trial {best.trial} needs {share} of the dense model's MACs and is at least as "
             f"accurate ({wording.top1(best.val_top1)} against {wording.top1(dense.val_top1)} %)."
         )
     cheaper = [point for point in front if point.gmacs < dense.gmacs]
     if not cheaper:
-        return "No complete trial is cheaper than the dense network."
+        return "No network of the front is cheaper than the dense model."
     closest = max(cheaper, key=lambda point: point.val_top1)
     lost = wording.points(closest.val_top1 - dense.val_top1)
     share = wording.share(closest.gmacs / dense.gmacs)
     return (
-        "No cheaper network reaches the dense one's accuracy; closest comes "
+        "No cheaper network reaches the dense model's accuracy; closest comes "
         f"trial {closest.trial}, {lost} points at {share} of its MACs."
     )
 
 
 def _marks(point: Point, data: FrontData) -> list[str]:
     """What is special about a point of the front."""
-    special = {"dense": data.dense, "knee": data.knee}
+    special = {"dense budget": data.dense_trial, "knee": data.knee}
     return [mark for mark, one in special.items() if one and one.trial == point.trial]
 
 
@@ -288,12 +326,22 @@ def _steps(points: Sequence[Point]) -> go.Scatter:
         line={"shape": "hv", "color": theme.BLUE, "width": 2},
         marker={"color": theme.BLUE, "size": 10},
         text=[_label(point) for point in points],
-        textposition="top left",
+        textposition=[("top left", "bottom right")[index % 2] for index in range(len(points))],
         cliponaxis=False,
     )
 
 
-def _ring(points: Sequence[Point], name: str, color: str, symbol: str, size: int) -> go.Scatter:
+def _place_of(dense: DenseModel) -> dict[str, object]:
+    lines = [
+        "<b>dense model</b>, before the search",
+        f"{wording.number(dense.gmacs)} GMACs, {wording.number(dense.params_m)} M parameters",
+        f"top-1: val {wording.top1(dense.val_top1)} %, test {wording.top1(dense.test_top1)} %",
+    ]
+    x, y = np.array([dense.gmacs]), np.array([dense.val_top1])
+    return {"x": x, "y": y, "hovertext": ["<br>".join(lines)], "hoverinfo": "text"}
+
+
+def _ring(place: dict[str, object], name: str, color: str, symbol: str, size: int) -> go.Scatter:
     edge = {"width": 2, "color": color}
     marker = {"color": color, "symbol": symbol, "size": size, "line": edge}
-    return go.Scatter(**_place(points), name=name, mode="markers", marker=marker)
+    return go.Scatter(**place, name=name, mode="markers", marker=marker)

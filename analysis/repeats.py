@@ -32,8 +32,9 @@ class RepeatsData(NamedTuple):
 
 
 def repeats_data(trials: pd.DataFrame) -> RepeatsData:
-    """Gather what was trained more than once; `trials` as a `Run` has them."""
-    networks = trials[trials["trainings"] > 1].sort_values(["gmacs", "trial"])
+    """Gather what of the front was trained more than once; `trials` as a `Run` has them."""
+    networks = trials[(trials["trainings"] > 1) & trials["front"]]
+    networks = networks.sort_values(["gmacs", "trial"])
     by_mean = front_mask(networks.assign(val_top1=networks["val_top1_mean"]))
     return RepeatsData(
         networks,
@@ -50,17 +51,17 @@ def repeats_sentence(data: RepeatsData) -> str:
     count = len(data.networks)
     if not count:
         return (
-            "No network was trained more than once, so nothing tells how much of an accuracy is "
-            "luck; `--repeats 3` does."
+            "No network was trained more than once, so nothing tells what another seed would have "
+            "given; `--repeats 3` does."
         )
     told = [
         f"{wording.counted(count, 'network')} of the front "
-        f"{'was' if count == 1 else 'were'} trained again with other seeds. One training differs "
-        f"from another of the same budget by a standard deviation of "
-        f"{wording.top1(data.val_std)} points on val and {wording.top1(data.test_std)} on test.",
-        "A front is chosen by the best val accuracies, and the luckiest are among these: the "
-        f"trainings it was chosen by differ from the others by {wording.points(data.val_luck)} "
-        f"points on val and {wording.points(data.test_luck)} on test, in the mean.",
+        f"{'was' if count == 1 else 'were'} trained again with other seeds. Trainings of one "
+        f"budget scatter with a standard deviation of {wording.top1(data.val_std)} points on val "
+        f"and {wording.top1(data.test_std)} on test; two of them differ by about 1.4 times that.",
+        f"The trainings that the front was chosen by differ from the others of their budgets by "
+        f"{wording.points(data.val_luck)} points on val and {wording.points(data.test_luck)} on "
+        "test, in the mean; what is chosen by val tends to be lucky there.",
     ]
     if count > 1:
         told.append(f"By their means, {data.kept} of the {count} are still non-dominated.")

@@ -210,6 +210,7 @@ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem aut
 body {{ padding: 0 1rem; }}
 table {{ border-collapse: collapse; font-size: 0.9rem; margin: 1rem 0; }}
 th, td {{ padding: 0.3rem 0.8rem; text-align: right; border-bottom: 1px solid #8886; }}
+td {{ white-space: nowrap; }}
 th {{ border-bottom: 2px solid #888; vertical-align: bottom; }}
 .output_html {{ overflow-x: auto; }}
 </style>

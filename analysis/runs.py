@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow.entities
 import pandas as pd
@@ -67,6 +68,15 @@ _ended: dict[tuple[str, str, int], "Run"] = {}  # the last one read: notebooks s
 _STATES = {"FINISHED": "COMPLETE", "KILLED": "PRUNED"}
 
 
+class DenseModel(NamedTuple):
+    """What a sweep began with: 1e9 MACs and 1e6 parameters, top-1 in percent, NaN if not known."""
+
+    gmacs: float
+    params_m: float
+    val_top1: float
+    test_top1: float
+
+
 @dataclass(frozen=True)
 class Run:
     """One sweep as MLflow holds it; a value that was not logged is NaN.
@@ -101,6 +111,26 @@ class Run:
     stages: pd.DataFrame
     judged: pd.DataFrame
     architectures: dict[int, slim.Architecture]
+
+    @property
+    def dense(self) -> DenseModel | None:
+        """The dense model as it was loaded or trained before the search; None if not known.
+
+        Trial 0 has the dense budget too, but was searched and trained on as all trials are.
+        """
+        known = self.stages[(self.stages["kind"] == "dense") & self.stages["val_top1"].notna()]
+        if known.empty or not self.architectures:
+            return None
+        spec = next(iter(self.architectures.values())).spec
+        cost, last = slim.count(slim.Architecture.dense(spec)), known.iloc[-1]
+        accuracies = (float(last[name]) for name in ("val_top1", "test_top1"))
+        return DenseModel(cost.macs / 1e9, cost.params / 1e6, *accuracies)
+
+    @property
+    def val_images(self) -> int | None:
+        """Images of the source task's val split; None where an earlier version did not log it."""
+        told = self.params.get("images.val")
+        return int(told) if told else None
 
     @property
     def num_classes(self) -> int | None:
@@ -228,12 +258,18 @@ def _trial_row(run: mlflow.entities.Run, page: str | None) -> dict[str, object]:
         "trial": _number(run),
         "state": tags.get("state") or _STATES.get(status, status),
         **{name: float(params.get(name, math.nan)) for name in ("tokens", "mhsa", "mlp")},
-        **run.data.metrics,
+        **_with_trainings(run.data.metrics),
         "front": tags.get("front") == "true",
         "reason": tags.get("reason", ""),
         "run_id": run.info.run_id,
         "url": None if page is None else page + run.info.run_id,
     }
+
+
+def _with_trainings(metrics: dict[str, float]) -> dict[str, float]:
+    """A trial's metrics; where an earlier version did not say how often it was trained, twice."""
+    repeated = "val_top1_std" in metrics and "trainings" not in metrics
+    return metrics | ({"trainings": 2.0} if repeated else {})
 
 
 def _epoch_rows(client: MlflowClient, run: mlflow.entities.Run) -> list[dict[str, object]]:

@@ -46,7 +46,7 @@ class Thirds(NamedTuple):
     """Mean share of one part kept in the first, middle and last third of the blocks.
 
     `shares` has the mean over the networks for each block; `agreeing` counts the networks whose
-    middle third keeps more than both others; `least` is the block that keeps the smallest share.
+    middle third keeps more than both others; `least` has the blocks that keep the smallest share.
     """
 
     part: str
@@ -56,7 +56,7 @@ class Thirds(NamedTuple):
     shares: tuple[float, ...]
     agreeing: int
     networks: int
-    least: int
+    least: tuple[int, ...]
 
 
 def structure_data(architectures: Mapping[int, slim.Architecture]) -> StructureData:
@@ -301,7 +301,7 @@ def _thirds(part: str, shares: np.ndarray) -> Thirds:
         shares=tuple(mean.tolist()),
         agreeing=int(agrees.sum()),
         networks=len(shares),
-        least=int(mean.argmin()),
+        least=tuple(int(block) for block in np.flatnonzero(mean <= mean.min() + 1e-9)),
     )
 
 
@@ -312,14 +312,22 @@ def _verdict(thirds: Thirds) -> str:
         (False, True): "it holds for most networks, but not on average",
         (False, False): "it does not hold",
     }[thirds.middle > max(thirds.first, thirds.last), 2 * thirds.agreeing > thirds.networks]
-    deepest = thirds.least == len(thirds.shares) - 1
     return (
         f"**{PARTS[thirds.part]}: {holds}.** The middle "
         f"third keeps {wording.share(thirds.middle)}, the first {wording.share(thirds.first)} and "
         f"the last {wording.share(thirds.last)}; the middle keeps most in {thirds.agreeing} of "
-        f"{wording.counted(thirds.networks, 'network')}. Block {thirds.least} is cut most, which "
-        f"is {'' if deepest else 'not '}the deepest."
+        f"{wording.counted(thirds.networks, 'network')}. {_cut_most(thirds)}"
     )
+
+
+def _cut_most(thirds: Thirds) -> str:
+    """Whether the deepest block is; several may keep as little."""
+    last = len(thirds.shares) - 1
+    if len(thirds.least) == 1:
+        (block,) = thirds.least
+        return f"Block {block} is cut most, which is {'' if block == last else 'not '}the deepest."
+    deepest = "the deepest among them" if last in thirds.least else "not the deepest"
+    return f"Blocks {wording.listed(thirds.least)} are cut most, {deepest}."
 
 
 def _block_step(blocks: int) -> int:

@@ -21,7 +21,7 @@ class Surface(NamedTuple):
     Args:
         names: Budgets that vary: some of tokens, mhsa and mlp.
         points: What it was fitted to: the columns tokens, mhsa, mlp and val_top1 (percent).
-        degree: 2, or 1 where there are too few points for that.
+        degree: 2 or 1, whichever has the smaller error.
         coefficients: Of the terms, in the order of `_terms`.
         error: Root mean square of each point's distance to a surface fitted without it, in
             percentage points.
@@ -35,11 +35,16 @@ class Surface(NamedTuple):
     error: float
     spread: float
 
+    @property
+    def is_of_use(self) -> bool:
+        """Whether it tells more of a network than the mean of the others does."""
+        return self.error < self.spread
+
     def at(self, budgets: np.ndarray) -> np.ndarray:
-        """Top-1 (%) at budgets (..., len(names))."""
+        """Top-1 (%, within 0 and 100) at budgets (..., len(names))."""
         flat = budgets.reshape(-1, len(self.names))
         values: np.ndarray = _terms(flat, self.degree) @ self.coefficients
-        return values.reshape(budgets.shape[:-1])
+        return values.clip(0, 100).reshape(budgets.shape[:-1])
 
     def middle(self) -> np.ndarray:
         """The median of each budget that varies: (len(names),)."""
@@ -58,7 +63,7 @@ class Surface(NamedTuple):
 
 
 def fit_surface(rows: pd.DataFrame) -> Surface | None:
-    """Fit the surface of the highest degree that the points can support.
+    """Fit a plane and a quadratic, as far as the points can support them, and take the better.
 
     Args:
         rows: The columns tokens, mhsa, mlp (fractions) and val_top1 (percent).
@@ -74,15 +79,18 @@ def fit_surface(rows: pd.DataFrame) -> Surface | None:
         return None
     budgets = points[list(names)].to_numpy()
     accuracy = points["val_top1"].to_numpy()
-    for degree in (2, 1):
+    found = []
+    for degree in (1, 2):
         terms = _terms(budgets, degree)
         if 2 * len(terms) >= 3 * terms.shape[1] and np.linalg.matrix_rank(terms) == terms.shape[1]:
             coefficients = np.linalg.lstsq(terms, accuracy, rcond=None)[0]
             leverage = np.einsum("ij,ji->i", terms, np.linalg.pinv(terms))
             left_out = (accuracy - terms @ coefficients) / np.maximum(1 - leverage, 1e-9)
             error = float(np.sqrt(np.mean(left_out**2)))
-            return Surface(names, points, degree, coefficients, error, float(accuracy.std()))
-    return None
+            found.append(
+                Surface(names, points, degree, coefficients, error, float(accuracy.std()))
+            )
+    return min(found, key=lambda surface: surface.error, default=None)
 
 
 def surface_sentence(surface: Surface | None, what: str) -> str:
@@ -97,19 +105,21 @@ def surface_sentence(surface: Surface | None, what: str) -> str:
             f"There are too few {what}, or budgets that do not vary, for a surface: a plane over "
             "two budgets takes five."
         )
+    kind = "quadratic" if surface.degree == 2 else "plane"
+    if not surface.is_of_use:
+        return (
+            f"The better of plane and quadratic through {len(surface.points)} {what}, a {kind}, "
+            f"misses a network that it was fitted without by {surface.error:.2f} points, no less "
+            f"than their mean does ({surface.spread:.2f}): they show no surface."
+        )
     slopes = surface.slopes()
     ranked = sorted(slopes, key=lambda name: -slopes[name])
     each = wording.listed(f"{BUDGETS[name]} {wording.points(slopes[name])}" for name in ranked)
-    kind = "quadratic" if surface.degree == 2 else "plane"
-    trust = (
-        "so it says little here"
-        if surface.error >= surface.spread
-        else f"against {surface.spread:.2f} for a flat one"
-    )
     return (
         f"A {kind} through {len(surface.points)} {what}. In the middle of the budgets, ten points "
         f"more of one of them are worth, in points of validation top-1: {each}. It misses a "
-        f"network that it was fitted without by {surface.error:.2f} points, {trust}."
+        f"network that it was fitted without by {surface.error:.2f} points, their mean by "
+        f"{surface.spread:.2f}."
     )
 
 

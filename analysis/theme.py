@@ -1,5 +1,6 @@
 """How every figure looks: legible on light and dark pages, safe for colour-blind readers."""
 
+import math
 from collections.abc import Iterable
 
 import plotly.graph_objects as go
@@ -27,12 +28,17 @@ VAL_TOP1 = "Validation top-1 (%)"
 TEST_TOP1 = "Test top-1 (%)"
 
 
-def span(values: Iterable[float]) -> list[float]:
-    """A range around values with 5 % to spare, or from 0 to twice the value if all are equal."""
+def span(values: Iterable[float], most: float = math.inf) -> list[float]:
+    """A range around values with 5 % to spare, or from 0 to twice the value if all are equal.
+
+    Args:
+        values: At least one.
+        most: Where the range ends at the latest, but for its 5 %.
+    """
     known = [float(value) for value in values]
     low, high = min(known), max(known)
     slack = 0.05 * (high - low) or abs(high) or 1.0
-    return [low - slack, high + slack]
+    return [low - slack, min(high + slack, 1.05 * most)]
 
 
 _AXIS = {

@@ -57,13 +57,17 @@ def transfer_data(transfer: pd.DataFrame, trials: pd.DataFrame) -> TransferData:
 
 
 def transfer_sentence(data: TransferData) -> str:
-    """Where slimming helps or hurts, a line of Markdown for each task."""
+    """Where slimming helps or hurts, a line of Markdown for each task and method."""
     if data.networks.empty:
         return (
             "This run has no transfer results: none were asked for (`--tasks`), or none has ended."
         )
     slimmed = data.networks[data.networks["trial"] != DENSE]
-    told = [f"- {_task_sentence(str(task), rows)}" for task, rows in slimmed.groupby("task")]
+    several = data.networks["method"].nunique() > 1
+    told = [
+        f"- {_task_sentence(str(task), str(method) if several else '', rows)}"
+        for (task, method), rows in slimmed.groupby(["task", "method"])
+    ]
     if slimmed.empty:
         told = ["Only the dense network has been transferred so far."]
     if data.split == "val":
@@ -199,8 +203,8 @@ def _correlation(networks: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "method", "tau", "networks"])
 
 
-def _task_sentence(task: str, slimmed: pd.DataFrame) -> str:
-    name = f"On **{wording.escaped(task)}**"
+def _task_sentence(task: str, method: str, slimmed: pd.DataFrame) -> str:
+    name = f"On **{wording.escaped(task)}**" + (f" by {wording.escaped(method)}" if method else "")
     known = slimmed.dropna(subset="difference")
     if known.empty:
         return f"{name} there is no dense row to compare with."

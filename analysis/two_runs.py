@@ -1,7 +1,6 @@
 """Two runs beside each other: their fronts, what each offers at a cost, and how they were made."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -31,16 +30,20 @@ class OneRun(NamedTuple):
 
 
 class TwoRunsData(NamedTuple):
-    """Both runs, and the values of their configurations that differ (name, first, second)."""
+    """Both runs, and the values of their configurations that differ (name, first, second).
+
+    `warning` says where their accuracies are of different images, and is empty elsewhere.
+    """
 
     first: OneRun
     second: OneRun
     differences: tuple[tuple[str, str, str], ...]
+    warning: str
 
 
 def two_runs_data(first: Run, second: Run) -> TwoRunsData:
     """Set two runs against each other."""
-    fronts = front_data(first.trials), front_data(second.trials)
+    fronts = front_data(first.trials, first.dense), front_data(second.trials, second.dense)
     points = [point for front in fronts for point in (*front.front, *front.dominated)]
     limit = 1.1 * max((point.gmacs for point in points), default=float("nan"))
     one, other = (
@@ -52,7 +55,19 @@ def two_runs_data(first: Run, second: Run) -> TwoRunsData:
         )
         for run, mine, theirs in ((first, *fronts), (second, *fronts[::-1]))
     )
-    return TwoRunsData(one, other, differing(first.params, second.params))
+    differences = differing(first.params, second.params)
+    return TwoRunsData(one, other, differences, _unlike(first, second))
+
+
+def _unlike(first: Run, second: Run) -> str:
+    """Whether the images differ; runs of earlier versions tell only what they were called."""
+    images = [run.params.get("images.sha256") for run in (first, second)]
+    names = [wording.escaped(run.params.get("data", "")) for run in (first, second)]
+    if None not in images and images[0] != images[1]:
+        return "The two runs have different images: their accuracies are not comparable."
+    if None in images and names[0] != names[1]:
+        return f"The two runs were given different data, {names[0]} and {names[1]}."
+    return ""
 
 
 def dominates(one: Point, other: Point) -> bool:
@@ -65,7 +80,8 @@ def differing(
     first: Mapping[str, str], second: Mapping[str, str]
 ) -> tuple[tuple[str, str, str], ...]:
     """The values that differ and may change results, by name; a dash where one has none."""
-    names = sorted((first.keys() | second.keys()) - NOT_ABOUT_RESULTS)
+    every = (first.keys() | second.keys()) - NOT_ABOUT_RESULTS
+    names = sorted(name for name in every if not name.startswith("images."))
     values = [(name, first.get(name), second.get(name)) for name in names]
     return tuple((n, a or wording.MISSING, b or wording.MISSING) for n, a, b in values if a != b)
 
@@ -76,14 +92,13 @@ def two_runs_sentence(data: TwoRunsData) -> str:
     if empty:
         names = wording.listed(f"**{wording.escaped(name)}**" for name in empty)
         return f"There is no complete trial in {names}, so there is nothing to compare."
-    told = [f"**{warning}**" for warning in [_unlike(data)] if warning]
+    told = [f"**{data.warning}**"] if data.warning else []
     for one, other in ((data.first, data.second), (data.second, data.first)):
         told.append(
             f"Of the {wording.counted(len(one.data.front), 'network')} on the front of "
-            f"**{wording.escaped(one.name)}**, {one.beaten} "
-            f"{'is' if one.beaten == 1 else 'are'} beaten by "
-            f"**{wording.escaped(other.name)}**: there is one there that is no dearer and no "
-            "less accurate."
+            f"**{wording.escaped(one.name)}**, {one.beaten or 'none'} "
+            f"{'are' if one.beaten > 1 else 'is'} beaten by **{wording.escaped(other.name)}**"
+            + (", which has one no dearer and no less accurate." if one.beaten else ".")
         )
     ahead, behind = sorted((data.first, data.second), key=lambda one: -one.volume)
     gap = 100 * (ahead.volume - behind.volume)
@@ -93,16 +108,13 @@ def two_runs_sentence(data: TwoRunsData) -> str:
         if gap > 0
         else "By hypervolume both are equal."
     )
+    dense = [one.data.dense for one in (data.first, data.second)]
+    tops = [wording.top1(model.val_top1) for model in dense if model]
+    if len(tops) == len(dense):
+        told.append(f"Their dense models have {' and '.join(tops)} % on val.")
+    if any(name == "seed" for name, _, _ in data.differences):
+        told.append("The seeds differ: a part of the distance is theirs.")
     return " ".join(told)
-
-
-def _unlike(data: TwoRunsData) -> str:
-    """Whether accuracies of the two are of different images."""
-    values = {name: (first, second) for name, first, second in data.differences}
-    if "data" not in values:
-        return ""
-    names = " and ".join(wording.escaped(Path(name).name) for name in values["data"])
-    return f"The two runs have different data, {names}: their accuracies are not comparable."
 
 
 def levels_table(data: TwoRunsData) -> pd.DataFrame:
@@ -150,8 +162,8 @@ def draw_two_runs(data: TwoRunsData) -> go.Figure:
                 "%{x:.3g} GMACs, val top-1 %{y:.2f} %",
             )
         )
-        if one.data.dense:
-            dense = one.data.dense
+        dense = one.data.dense
+        if dense:
             figure.add_trace(
                 go.Scatter(
                     x=[dense.gmacs],

@@ -10,7 +10,7 @@ import ray
 
 import slim
 from slim.storage import is_out_of_space
-from slim.tasks import Task
+from slim.tasks import SPLITS, Task
 from slim.training import Epoch
 from sweeps.broadcast import broadcast
 from sweeps.cli import Command
@@ -134,6 +134,9 @@ class Run:
             self.folder.remember("finished_trials", None)
         self.tracker.begin(self.folder.name)
         self.tracker.params(self.tracker.parent, flatten(self.config.to_dict()))
+        told = self.task.fingerprint()
+        images = {f"images.{key}": told[key] for key in (*SPLITS, "sha256")}
+        self.tracker.params(self.tracker.parent, images)
         self.folder.keep()  # where a session on another machine finds the sweep's run
         try:
             in_time = self.stop.by_signal(self._interrupted)

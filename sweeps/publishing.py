@@ -1,5 +1,6 @@
 """What a run shows: figures, tables and notebook reports, in its folder and in MLflow."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from analysis.hypervolume import draw_hypervolume, hypervolume_data
 from analysis.judged import draw_judged
 from analysis.pareto_front import FrontData, draw_front, front_data, front_sentence
 from analysis.reports import make_reports
+from analysis.runs import DenseModel
 from analysis.structure import draw_structure, structure_data
 from slim import Budget, MaskCheckpoint, count
 from slim.files import write_text_atomic
+from slim.serving import load_about
 from sweeps.front import pareto_front
 from sweeps.judged import JudgedRow
 from sweeps.recorder import run_of
@@ -32,9 +35,12 @@ def publish_front(
 ) -> None:
     """Write front.html, and log description, tables and figures with the sweep's run."""
     trials = pd.DataFrame([asdict(row) for row in rows])
-    front = front_data(trials)
+    about, cost = load_about(folder.dense), count(checkpoint.select(Budget()))
+    accuracies = (float(about.get(name, math.nan)) for name in ("val_top1", "test_top1"))
+    dense = DenseModel(cost.macs / 1e9, cost.params / 1e6, *accuracies)
+    front = front_data(trials, dense)
     write_text_atomic(folder.path / "front.html", _page(draw_front(front)))
-    tracker.tags(tracker.parent, {MLFLOW_RUN_NOTE: front_note(front)})
+    tracker.tags(tracker.parent, {MLFLOW_RUN_NOTE: front_note(front, about["data"]["val"])})
     for name in ("front.html", "front.csv", "trials.csv", "config.yaml"):
         tracker.artifact(tracker.parent, folder.path / name)
     volume = hypervolume_data(trials, checkpoint.spec.num_classes)
@@ -80,7 +86,7 @@ def register_models(
         register_front(tracker.client, folder.name, front, runs, dense)
 
 
-def front_note(front: FrontData) -> str:
+def front_note(front: FrontData, val_images: int) -> str:
     """The description on the run's page, in Markdown: what the front says, and its networks."""
     networks = [
         f"- trial {point.trial}: {wording.number(point.gmacs)} GMACs, "
@@ -90,7 +96,7 @@ def front_note(front: FrontData) -> str:
     ]
     more = len(front.front) - len(networks)
     rest = [f"- and {more} more, in front.csv"] if more else []
-    return "\n".join([front_sentence(front), "", *networks, *rest])
+    return "\n".join([front_sentence(front, val_images), "", *networks, *rest])
 
 
 def publish_reports(tracker: Tracker, folder: RunFolder, tracking_uri: str) -> list[Path]:

@@ -61,7 +61,15 @@ def publish_repeats(session: Session, rows: list[TrialRow], repeats: list[Repeat
     if not again:
         return {}
     first = [
-        RepeatRow(row.trial, 0, row.gmacs, float(row.val_top1 or 0), float(row.test_top1 or 0))
+        RepeatRow(
+            row.trial,
+            repeat=0,
+            gmacs=row.gmacs,
+            val_top1=float(row.val_top1 or 0),
+            test_top1=float(row.test_top1 or 0),
+            epochs=row.epochs,
+            seconds=row.seconds,
+        )
         for row in rows
         if row.trial in again
     ]
@@ -69,6 +77,8 @@ def publish_repeats(session: Session, rows: list[TrialRow], repeats: list[Repeat
     path, tracker = session.folder.path / "repeats.csv", session.tracker
     write_table(path, RepeatRow, table)
     tracker.artifact(tracker.parent, path)
+    took = {"repeats_epochs": sum(row.epochs for row in repeats)}
+    tracker.metrics(tracker.parent, took | {"repeats_seconds": sum(r.seconds for r in repeats)})
     spreads = {
         number: spread_of([row for row in table if row.trial == number])
         for number in sorted(again)

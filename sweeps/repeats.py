@@ -23,6 +23,8 @@ class RepeatRow(TableRow):
     gmacs: float
     val_top1: float
     test_top1: float
+    epochs: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,16 @@ def repeat_trial(job: RepeatJob, shared: TrialJob) -> Iterator[RepeatRow | None]
         for _ in train_budget({"number": row.trial, "repeat": job.repeat, **budget}, again):
             yield None
     device, preprocessing = worker_device(), shared.shared.preprocessing
-    vit = slim.load(job.network).to(device)
+    vit, about = slim.load(job.network).to(device), slim.serving.load_about(job.network)
     task = ray.get(shared.shared.task)
     yield RepeatRow(
         trial=row.trial,
         repeat=job.repeat,
         gmacs=row.gmacs,
-        val_top1=slim.serving.load_about(job.network)["val_top1"],
+        val_top1=about["val_top1"],
         test_top1=top1(vit, task, "test", preprocessing, device=device),
+        epochs=about.get("epochs", 0),
+        seconds=about.get("seconds", 0.0),
     )
 
 

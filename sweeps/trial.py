@@ -117,11 +117,11 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     for epoch in training.resumable_epochs(state, stop_requested=watch(job.stop)):
         if epoch.epoch < options.epochs:
             yield figures | _course(training, prepared)
-    accuracy = training.history[-1].val_top1
+    course = _course(training, prepared)
     about = {
         "trial": number,
         "budget": {"tokens": budget.tokens, "mhsa": budget.mhsa, "mlp": budget.mlp},
-        "val_top1": accuracy,
+        **{name: course[name] for name in ("val_top1", "epochs", "seconds")},
         "data": task.fingerprint(),
         "preprocessing": shared.preprocessing.to_json(),
         "class_names": list(task.classes),
@@ -132,7 +132,7 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         slim.save(training.evaluated, job.models / name, about)
     if training.accumulation > options.accumulation:
         figures["accumulation"] = training.accumulation
-    yield figures | _course(training, prepared)
+    yield figures | course
 
 
 def fine_tuning(

@@ -27,7 +27,16 @@ def test_seconds_are_summed_by_stage(full_run: Run) -> None:
 def test_the_sentence_names_the_largest_stage_and_what_is_not_logged(full_run: Run) -> None:
     told = compute_sentence(compute_data(full_run.trials, full_run.stages.iloc[:0]))
     assert "largest part was trials (100 %)" in told
-    assert "No time is logged for dense training, mask search and transfer." in told
+    assert "No time is logged for dense training and mask search." in told
+
+
+def test_repeats_count_as_a_stage(full_run: Run) -> None:
+    metrics = {"repeats_seconds": 200.0, "repeats_epochs": 12.0}
+    data = compute_data(full_run.trials, full_run.stages, metrics=metrics)
+    assert list(data.seconds) == ["dense", "search", "trials", "repeats", "transfer"]
+    told = compute_sentence(data)
+    assert "largest part was repeats" in told
+    assert "they trained 14 epochs in all, their repeats 12." in told
 
 
 def test_judging_counts_as_a_stage(judged_run: Run) -> None:

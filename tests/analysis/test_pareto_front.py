@@ -15,7 +15,10 @@ from analysis.pareto_front import (
     network_for,
     network_table,
 )
+from analysis.runs import DenseModel
 from tests.analysis.tables import trials_table
+
+DENSE = DenseModel(gmacs=4.0, params_m=8.0, val_top1=90.0, test_top1=89.0)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +56,12 @@ def test_the_mask_keeps_the_tables_index() -> None:
 
 def test_points_are_sorted_by_cost_and_dense_is_found() -> None:
     trials = trials_table(gmacs=[4, 1, 2, 3], val_top1=[90, 70, 85, 60])
-    data = front_data(trials)
+    data = front_data(trials, DENSE)
     assert [point.trial for point in data.front] == [1, 2, 0]
     assert [point.trial for point in data.dominated] == [3]
-    assert data.dense is not None
-    assert data.dense.trial == 0
+    assert data.dense == DENSE
+    assert data.dense_trial is not None
+    assert data.dense_trial.trial == 0
     assert data.knee is not None
     assert data.knee.trial == 2
 
@@ -86,9 +90,10 @@ def test_the_tables_are_rounded_for_reading() -> None:
     data = front_data(trials_table(gmacs=[4.123456789, 1.0], val_top1=[90.123456789, 70]))
     row = front_table(data).iloc[1]
     assert (row["GMACs"], row["Val top-1 (%)"], row["Test top-1 (%)"]) == ("4.12", "90.12", "–")
-    assert row[""] == "dense"
+    assert row[""] == "dense budget"
     wished = network_table(data, shares=(0.5, 0.1))
     assert wished["Trial"].tolist() == ["1", "none this cheap"]
+    assert network_table(data, shares=(0.9, 0.8, 0.5))["Trial"].tolist() == ["1"]
 
 
 def test_latency_is_shown_where_it_was_measured() -> None:
@@ -101,20 +106,37 @@ def test_latency_is_shown_where_it_was_measured() -> None:
 
 
 def test_the_sentence_says_how_the_front_stands_against_dense() -> None:
-    better = front_data(trials_table(gmacs=[4, 2], val_top1=[90, 91]))
-    assert "Trial 1 needs 50 % of the dense network's MACs" in front_sentence(better)
-    worse = front_data(trials_table(gmacs=[4, 2], val_top1=[90, 88.5]))
+    better = front_data(trials_table(gmacs=[4, 2], val_top1=[89, 91]), DENSE)
+    assert "Trial 1 needs 50 % of the dense model's MACs" in front_sentence(better)
+    assert "(91.00 against 90.00 %)" in front_sentence(better)
+    assert "trained as all trials (trial 0), has 89.00 %" in front_sentence(better)
+    worse = front_data(trials_table(gmacs=[4, 2], val_top1=[90, 88.5]), DENSE)
     assert "trial 1, -1.50 points at 50 % of its MACs" in front_sentence(worse)
+    assert "nothing is compared" in front_sentence(worse._replace(dense=None))
     nothing = front_data(trials_table(gmacs=[], val_top1=[]))
     assert "no front" in front_sentence(nothing)
+
+
+def test_the_sentence_says_what_the_images_can_tell_apart() -> None:
+    data = front_data(trials_table(gmacs=[4, 2], val_top1=[90, 80]), DENSE)
+    told = front_sentence(data, 900)
+    # sqrt(0.9 x 0.1 / 900) is 1 %.
+    assert "One of the 900 validation images is 0.111 points" in told
+    assert "the standard error of 90.00 % on them is 1.00" in told
+
+
+def test_costs_that_span_more_than_ten_times_are_drawn_on_a_logarithmic_scale() -> None:
+    near, far = (front_data(trials_table([4, low], [90, 80])) for low in (1, 0.1))
+    assert draw_front(near).layout.xaxis.type is None
+    assert draw_front(far).layout.xaxis.type == "log"
 
 
 def test_the_picture_shows_front_dominated_knee_and_dense() -> None:
     trials = trials_table(gmacs=[4, 1, 2, 3], val_top1=[90, 70, 85, 60])
     trials["url"] = [f"http://mlflow/{trial}" for trial in trials["trial"]]
-    figure = draw_front(front_data(trials))
+    figure = draw_front(front_data(trials, DENSE))
     traces = {trace.name: trace for trace in figure.data}
-    assert traces.keys() == {"dominated", "front", "knee", "dense"}
+    assert traces.keys() == {"dominated", "front", "knee", "dense model"}
     assert traces["front"].line.shape == "hv"
     assert '<a href="http://mlflow/2">2</a>' in traces["front"].text
-    assert "4.00 GMACs" in traces["dense"].hovertext[0]
+    assert "4.00 GMACs" in traces["dense model"].hovertext[0]

@@ -54,7 +54,7 @@ def test_the_figures_on_the_page_are_those_of_the_data(full_pages: dict[str, Pat
     call = re.search(r"Plotly\.newPlot\(\s*\"[^\"]+\",\s*(\[.*?\]),\s*\{\"", body_of(full_pages["front"]), re.DOTALL)  # fmt: skip # noqa: E501
     assert call is not None
     traces = json.loads(call.group(1))
-    assert [trace["name"] for trace in traces] == ["dominated", "front", "knee", "dense"]
+    assert [trace["name"] for trace in traces] == ["dominated", "front", "knee", "dense model"]
 
 
 def test_a_failed_run_is_reported_whatever_kernels_are_installed(

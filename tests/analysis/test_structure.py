@@ -109,10 +109,13 @@ def test_the_papers_observation_holds_for_a_hill(hill: slim.Architecture) -> Non
     mhsa, mlp = middle_against_ends({5: hill})
     assert (mhsa.first, mhsa.middle, mhsa.last) == (2 / 16, 0.5, 1 / 16)
     assert (mlp.first, mlp.middle, mlp.last) == (0.25, 1, 0.1875)
-    assert (mlp.agreeing, mlp.networks, mlp.least) == (1, 1, 5)
+    assert (mlp.agreeing, mlp.networks, mlp.least) == (1, 1, (5,))
     sentence = middle_sentence((mhsa, mlp))
     assert "MLP units: it holds." in sentence
     assert "Block 5 is cut most, which is the deepest" in sentence
+    tied = middle_sentence((mhsa._replace(least=(1, 5)), mlp._replace(least=(1, 4))))
+    assert "Blocks 1 and 5 are cut most, the deepest among them." in tied
+    assert "Blocks 1 and 4 are cut most, not the deepest." in tied
 
 
 def test_the_papers_observation_fails_for_a_valley(checkpoint: slim.MaskCheckpoint) -> None:

@@ -35,6 +35,7 @@ def test_the_error_is_that_of_points_left_out() -> None:
     points = rows(12).assign(val_top1=np.random.default_rng(1).normal(80, 3, 12))
     surface = fit_surface(points)
     assert surface is not None
+    assert surface.degree == 1
     left_out = []
     for index in points.index:
         without = fit_surface(points.drop(index))
@@ -42,7 +43,18 @@ def test_the_error_is_that_of_points_left_out() -> None:
         budgets = points.loc[[index], list(surface.names)].to_numpy()
         left_out.append(points.loc[index, "val_top1"] - without.at(budgets)[0])
     assert surface.error == pytest.approx(np.sqrt(np.mean(np.square(left_out))))
-    assert "so it says little here" in surface_sentence(surface, "trained networks")
+    assert not surface.is_of_use
+    assert "they show no surface" in surface_sentence(surface, "trained networks")
+
+
+def test_the_degree_is_that_of_the_smaller_error() -> None:
+    points = rows(18).assign(val_top1=lambda table: table["tokens"] * 30 + 60)
+    points["val_top1"] += np.random.default_rng(0).normal(0, 2, 18)
+    points.loc[17, ["tokens", "mhsa", "mlp"]] = 8.0  # far off: a quadratic swings there
+    surface = fit_surface(points)
+    assert surface is not None
+    assert surface.degree == 1
+    assert surface.at(np.array([[50.0, 50.0, 50.0]])) <= 100
 
 
 @pytest.mark.parametrize("table", [rows(0), rows(5), rows(20).assign(tokens=1.0, mhsa=1.0)])

@@ -57,7 +57,11 @@ def test_validation_stands_in_while_no_test_accuracy_is_known() -> None:
 
 def test_the_sentences_say_where_slimming_helps(full_run: Run) -> None:
     sentence = transfer_sentence(transfer_data(full_run.transfer, full_run.trials))
-    assert "On **digits** 1 of 4 slimmed results is at least as good" in sentence
+    assert "On **digits** by full 1 of 3 slimmed results is at least as good" in sentence
+    assert "On **digits** by linear 0 of 1 slimmed result" in sentence
+    full = full_run.transfer[full_run.transfer["method"] == "full"]
+    sentence = transfer_sentence(transfer_data(full, full_run.trials))
+    assert "On **digits** 1 of 3 slimmed results is at least as good" in sentence
     assert "fashion &#38; co" in sentence
 
 

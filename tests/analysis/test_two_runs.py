@@ -32,20 +32,27 @@ def test_networks_are_beaten_by_those_that_are_no_dearer_and_no_worse(full_run: 
     assert (data.first.beaten, data.second.beaten) == (1, 0)
     told = two_runs_sentence(data)
     assert "Of the 3 networks on the front of **one**, 1 is beaten by **two**" in told
+    assert "on the front of **two**, none is beaten by **one**." in told
     assert "By hypervolume **two** is ahead" in told
+    assert "Their dense models have 90.00 and 90.00 % on val." in told
     assert levels_table(data)["Difference (points)"].tolist()[:4] == ["+0.00", "+5.00"] + [
         "+5.00"
     ] * 1 + ["-10.00"]
 
 
-def test_runs_of_different_data_are_said_to_be_not_comparable(full_run: Run) -> None:
+def test_runs_of_different_images_are_said_to_be_not_comparable(full_run: Run) -> None:
     one = run_with(full_run, "one", [4, 2], [90, 80])
-    other = run_with(
-        replace(full_run, params=full_run.params | {"data": "/x/pets"}), "two", [4], [90]
-    )
-    assert "different data" not in two_runs_sentence(two_runs_data(one, one))
-    told = two_runs_sentence(two_runs_data(one, other))
-    assert told.startswith("**The two runs have different data, mnist and pets: their accuracies")
+    assert two_runs_data(one, one).warning == ""
+
+    def beside(**changes: str) -> str:
+        names = {name.replace("_", "."): value for name, value in changes.items()}
+        other = replace(one, params=one.params | names)
+        known = replace(one, params=one.params | {"images.sha256": "a"})
+        return two_runs_sentence(two_runs_data(known, other))
+
+    assert not beside(data="/elsewhere/mnist", images_sha256="a").startswith("**")
+    assert beside(images_sha256="b").startswith("**The two runs have different images: their")
+    assert beside(data="/x/pets").startswith("**The two runs were given different data, mnist and")
 
 
 def test_both_fronts_and_dense_networks_are_drawn(full_run: Run) -> None:

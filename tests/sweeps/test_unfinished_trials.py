@@ -108,6 +108,8 @@ def test_a_network_slower_than_the_limit_is_pruned_untrained(
     assert (pd.read_csv(folder / "judged.csv").latency_ms > 1e-6).all()
     repeats = pd.read_csv(folder / "repeats.csv")
     assert repeats[["trial", "repeat"]].values.tolist() == [[0, 0], [0, 1]]
+    assert (repeats.epochs == trials.epochs[0]).all()
+    assert (repeats.seconds > 0).all()
     assert repeats.val_top1[0] == trials.val_top1[0]
     assert repeats.test_top1[0] == trials.test_top1[0]
     client = MlflowClient(uri)
