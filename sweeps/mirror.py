@@ -76,21 +76,33 @@ class Mirror:
 
         A process that died between its last line and its copy left ours the longer one.
         """
-        ours = path.read_bytes() if path.is_file() else b""
-        self.fetch(path)
-        if path.is_file() and ours.startswith(path.read_bytes()):
-            path.write_bytes(ours)
+        if not is_uri(self.storage):
+            return
+        system, root = self._system()
+        for info in _files(system, self._kept(root, path)):
+            _download(system, info.path, path, unless_continued=True)
 
-    def keep(self, *paths: Path, since: float = 0.0) -> None:
-        """Copy files or folders to where they are kept; those written before `since` are there."""
+    def keep(self, *paths: Path, since: float = 0.0, lacking: bool = False) -> None:
+        """Copy files or folders to where they are kept.
+
+        Args:
+            paths: In the working folder.
+            since: Files written before that, in seconds since 1970, are taken to be kept.
+            lacking: Whether to look if they are: who wrote them may have died before their copy.
+        """
         if not is_uri(self.storage):
             return
         system, root = self._system()
         for path in paths:
+            known: set[str] = set()
+            if lacking:
+                known = {info.path for info in _files(system, self._kept(root, path))}
             for ours in [path] if path.is_file() else sorted(path.rglob("*"), key=_headers_last):
+                kept = self._kept(root, ours)
                 with contextlib.suppress(FileNotFoundError):  # another worker's, gone by now
-                    if _is_whole(ours) and ours.stat().st_mtime >= since:
-                        _upload(system, ours, self._kept(root, ours))
+                    is_new = ours.stat().st_mtime >= since or (lacking and kept not in known)
+                    if is_new and _is_whole(ours):
+                        _upload(system, ours, kept)
 
     def drop(self, path: Path) -> None:
         """Forget a file or a folder where it is kept."""
@@ -146,7 +158,7 @@ def mirrored(
             mirror.keep(*paths, since=began)
         yield item
     if first:
-        mirror.keep(*paths, since=began)
+        mirror.keep(*paths, since=began, lacking=True)
 
 
 def _files(system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
@@ -175,12 +187,20 @@ def _is_as_new(ours: Path, info: fs.FileInfo) -> bool:
     return bool(about.st_size == info.size and about.st_mtime_ns >= info.mtime_ns)
 
 
-def _download(system: fs.FileSystem, kept: str, ours: Path) -> None:
-    """In one step, as several workers of a machine may bring the same file."""
+def _download(
+    system: fs.FileSystem, kept: str, ours: Path, unless_continued: bool = False
+) -> None:
+    """In one step, as several workers of a machine may bring the same file.
+
+    With `unless_continued` ours is left as it is where it begins with all of the kept one.
+    """
     ours.parent.mkdir(parents=True, exist_ok=True)
     draft = ours.with_name(f".{ours.name}.{uuid.uuid4().hex}")
     fs.copy_files(kept, str(draft), source_filesystem=system)
-    draft.replace(ours)
+    if unless_continued and ours.is_file() and ours.read_bytes().startswith(draft.read_bytes()):
+        draft.unlink()
+    else:
+        draft.replace(ours)
 
 
 def _upload(system: fs.FileSystem, ours: Path, kept: str) -> None:

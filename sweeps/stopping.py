@@ -67,7 +67,7 @@ class StopRequest:
         told.setblocking(False)
         woken = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
         over, main = threading.Event(), threading.main_thread().ident or 0
-        arguments = (heard, over, main, last_words)
+        arguments = (heard, over, main, self.path, last_words)
         threading.Thread(target=_end_in_time, args=arguments, daemon=True).start()
         try:
             yield
@@ -84,29 +84,38 @@ class StopRequest:
         self.make()
 
 
-def _end_in_time(heard: socket.socket, over: threading.Event, main: int, last_words: str) -> None:
+def _end_in_time(
+    heard: socket.socket, over: threading.Event, main: int, stop: Path, last_words: str
+) -> None:
     """End the main thread, then the process, where a signal has not ended what they do in time.
+
+    Trainings are asked at once, as the main thread may hear of the signal late.
 
     Args:
         heard: Gets the number of each signal, whatever the main thread is doing.
         over: Set when there is nothing to end.
         main: The main thread.
+        stop: The file that asks trainings.
         last_words: Printed before the process ends.
     """
     with heard:
         while not set(numbers := heard.recv(64)) & set(SIGNALS):
             if not numbers:
                 return
+        with contextlib.suppress(OSError):  # the main thread, if it hears of the signal, tells why
+            stop.touch()
         if over.wait(GRACE):
             return
         signal.pthread_kill(main, signal.SIGINT)
         if over.wait(LAST):
             return
-    if sys.stdout.isatty():
-        sys.stdout.write(SHOW_CURSOR)  # which the display has hidden
-        sys.stdout.flush()
-    print(f"{Path(sys.argv[0]).name}: {last_words}", file=sys.stderr, flush=True)
-    os._exit(INTERRUPTED)
+    try:  # whoever reads them may have been ended by the same signal
+        if sys.stdout.isatty():
+            sys.stdout.write(SHOW_CURSOR)  # which the display has hidden
+            sys.stdout.flush()
+        print(f"{Path(sys.argv[0]).name}: {last_words}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(INTERRUPTED)
 
 
 def watch(path: Path) -> Callable[[], bool]:

@@ -35,14 +35,15 @@ def training_stage(
         StoppedRun: If its files cannot be kept.
     """
     folder, tracker = session.folder, session.tracker
+    state = folder.state / f"{name}.pt"
     if folder.recall(f"{name}_done"):
+        folder.forget(state)  # a killed run may not have
         session.progress.skip(name)
         return
     session.progress.begin(name)
     run = tracker.child(name, name, tags)
     started = time.monotonic() - float(folder.recall(f"{name}_seconds") or 0.0)
     tracker.reopen(run)  # an interrupted one is taken up again
-    state = folder.state / f"{name}.pt"
     arguments = (session.config, session.task_reference, *folders, state)
     trained = stream(
         function,

@@ -22,11 +22,15 @@ def transfer_stage(session: Session, front: list[int]) -> None:
     """
     folder, config, tracker = session.folder, session.config, session.tracker
     jobs = plan_transfer(session.transfers, front, folder, config)
-    done = [found for job in jobs if (found := finished_transfer(job))]
-    for finished in done:  # a killed run may not have said so
-        log_transfer(tracker, *finished)
-    rows = [row for row, _, _ in done]
-    todo = [job for job in jobs if not finished_transfer(job)]
+    rows, todo = [], []
+    for job in jobs:
+        if not (finished := finished_transfer(job)):
+            todo.append(job)
+            continue
+        log_transfer(tracker, *finished)  # a killed run may not have said so, nor kept it
+        folder.mirror.keep(job.result)
+        folder.forget(job.state)
+        rows.append(finished[0])
     if todo:
         session.progress.begin("transfer")
     for task in {job.task for job in jobs}:

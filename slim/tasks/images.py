@@ -212,6 +212,8 @@ class _Images(Dataset[tuple[Tensor, int] | TaskError]):
 def _converted(image: Image.Image, mode: str) -> Image.Image:
     """An image of 8 bits in a mode; closes the file it was read from."""
     with image:
+        if image.mode == "F":
+            raise ValueError("its values are floats of no known range; give 8 or 16 bits")
         if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
             return Image.fromarray(_upper_byte(image)).convert(mode)
         return image.convert(mode)

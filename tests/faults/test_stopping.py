@@ -96,3 +96,21 @@ def test_a_main_thread_that_hears_nothing_is_ended_with_the_last_words(tmp_path:
     stuck.terminate()
     _, told = stuck.communicate(timeout=300)
     assert (stuck.returncode, told) == (INTERRUPTED, "-c: resume me\n")
+    assert (tmp_path / "stop").exists()  # so trainings were asked
+
+
+def test_it_is_ended_where_nobody_reads_the_last_words(tmp_path: Path) -> None:
+    stuck = subprocess.Popen(
+        [sys.executable, "-c", STUCK],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert stuck.stdout is not None
+    assert stuck.stderr is not None
+    assert stuck.stdout.readline() == b"ready\n"
+    stuck.stderr.close()  # as `tee` does when the signal ends it first
+    stuck.terminate()
+    assert stuck.wait(timeout=300) == INTERRUPTED
+    stuck.stdout.close()

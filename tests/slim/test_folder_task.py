@@ -47,6 +47,14 @@ def images_of(batches: list[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.cat([images for images, _ in batches])
 
 
+def test_images_of_floats_are_refused(root):
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(root / "cat" / "float.tiff")
+    task = FolderTask("pets", root, workers=0)
+    batches = (batch for split in SPLITS for batch in task.eval_batches(split, RAW, 8))
+    with pytest.raises(TaskError, match=r"float\.tiff cannot be read: its values are floats"):
+        list(batches)
+
+
 # Layouts
 
 

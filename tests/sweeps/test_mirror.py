@@ -9,7 +9,7 @@ import pytest
 
 from sweeps.config import SweepConfig
 from sweeps.errors import InputError
-from sweeps.mirror import Mirror, working_folder
+from sweeps.mirror import Mirror, mirrored, working_folder
 from sweeps.run_folder import RunFolder
 from tests.sweeps.buckets import s3_server
 
@@ -55,6 +55,17 @@ def test_a_file_that_was_written_anew_is_fetched_again(bucket: str, tmp_path: Pa
         os.utime(seen, (0, 0)) if seen.exists() else None
         there.fetch(seen)
         assert seen.read_text() == text
+
+
+def test_what_a_worker_left_without_its_copy_is_kept_by_the_next_one(
+    bucket: str, tmp_path: Path
+) -> None:
+    here, there = here_and_there(bucket, tmp_path)
+    network = here.folder / "run" / "repeats" / "3-1"
+    os.utime(write(network / "config.json", "{}"), (100, 100))
+    assert list(mirrored(here, [network], lambda: iter(["read"]))) == ["read"]
+    there.fetch(there.folder / "run")
+    assert (there.folder / "run" / "repeats" / "3-1" / "config.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize(

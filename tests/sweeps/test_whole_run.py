@@ -19,7 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import run_sweep
 import slim
+from analysis.runs import load_run
 from slim.evaluation import top1
+from slim.serving import load_about
 from slim.tasks import Preprocessing, load_task
 from sweeps.config import SweepConfig, from_dict
 from sweeps.judged import JudgedRow, JudgedStudy
@@ -52,6 +54,7 @@ def test_the_folder_has_every_file_of_the_contract(sweep: FinishedSweep) -> None
     assert len(list((sweep.folder / "reports").glob("*.html"))) >= 3
     models = sorted(int(path.name) for path in (sweep.folder / "models").iterdir())
     assert models == [0, 1, 2, 3]
+    assert not list((sweep.folder / "state").rglob("*.pt"))  # all trainings have ended
 
 
 def test_networks_are_cut_by_the_scores_of_the_search_from_the_shared_weights(
@@ -218,6 +221,13 @@ def test_the_parent_run_holds_values_figures_tables_and_reports(sweep: FinishedS
     assert run.info.run_name == "small"
     assert run.info.status == "FINISHED"
     assert run.data.params["finetune.epochs"] == "1"
+    data, known = load_task("digits"), load_run(sweep.tracking_uri, "small")
+    assert run.data.params["images.sha256"] == data.fingerprint()["sha256"]
+    assert known.val_images == data.size("val")
+    about = load_about(sweep.folder / "dense")
+    assert known.dense is not None
+    assert known.dense.val_top1 == about["val_top1"]
+    assert known.dense.test_top1 == about["test_top1"]
     assert run.data.tags["version.torch"] == torch.__version__.partition("+")[0]
     client = MlflowClient(sweep.tracking_uri)
     names = {item.path for item in client.list_artifacts(run.info.run_id)}
