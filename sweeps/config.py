@@ -166,7 +166,7 @@ class SweepConfig:
     cpus_per_trial: PositiveInt = 1
     gpus_per_trial: NonNegative | None = None
     kept_outputs_gb: NonNegativeFloat = 2.0
-    kept_images_gb: NonNegativeFloat = 1.0
+    kept_images_gb: NonNegativeFloat = 0.5
     max_retries: NonNegativeInt = 3
     seed: Seed = 0
     storage: str = "runs"
