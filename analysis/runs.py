@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 import slim
 from analysis import wording
 from analysis.errors import RunNotFoundError
+from slim.subnetwork import architecture_of
 
 EXPERIMENT = "vit-slim"
 TRIALS = {
@@ -75,6 +76,13 @@ class DenseModel(NamedTuple):
     params_m: float
     val_top1: float
     test_top1: float
+
+
+def saved_dense(folder: Path) -> DenseModel:
+    """That of a run's folder, `RUN/dense`."""
+    cost, about = slim.count(architecture_of(slim.load(folder))), slim.serving.load_about(folder)
+    accuracies = (float(about.get(name, math.nan)) for name in ("val_top1", "test_top1"))
+    return DenseModel(cost.macs / 1e9, cost.params / 1e6, *accuracies)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import kaleido
 import pandas as pd
 
 from analysis.pareto_front import draw_front, front_data
+from analysis.runs import saved_dense
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument("picture", type=Path, help="file to write: .svg or .png")
     arguments = parser.parse_args()
     trials = pd.read_csv(arguments.run / "trials.csv")
-    figure = draw_front(front_data(trials))
+    figure = draw_front(front_data(trials, saved_dense(arguments.run / "dense")))
     figure.update_layout(paper_bgcolor="white", plot_bgcolor="white")
     arguments.picture.parent.mkdir(parents=True, exist_ok=True)
     browser = shutil.which("chromium") or shutil.which("google-chrome")

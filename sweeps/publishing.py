@@ -1,6 +1,5 @@
 """What a run shows: figures, tables and notebook reports, in its folder and in MLflow."""
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from analysis.hypervolume import draw_hypervolume, hypervolume_data
 from analysis.judged import draw_judged
 from analysis.pareto_front import FrontData, draw_front, front_data, front_sentence
 from analysis.reports import make_reports
-from analysis.runs import DenseModel
+from analysis.runs import saved_dense
 from analysis.structure import draw_structure, structure_data
 from slim import Budget, MaskCheckpoint, count
 from slim.files import write_text_atomic
@@ -35,12 +34,10 @@ def publish_front(
 ) -> None:
     """Write front.html, and log description, tables and figures with the sweep's run."""
     trials = pd.DataFrame([asdict(row) for row in rows])
-    about, cost = load_about(folder.dense), count(checkpoint.select(Budget()))
-    accuracies = (float(about.get(name, math.nan)) for name in ("val_top1", "test_top1"))
-    dense = DenseModel(cost.macs / 1e9, cost.params / 1e6, *accuracies)
-    front = front_data(trials, dense)
+    front = front_data(trials, saved_dense(folder.dense))
     write_text_atomic(folder.path / "front.html", _page(draw_front(front)))
-    tracker.tags(tracker.parent, {MLFLOW_RUN_NOTE: front_note(front, about["data"]["val"])})
+    val_images = load_about(folder.dense)["data"]["val"]
+    tracker.tags(tracker.parent, {MLFLOW_RUN_NOTE: front_note(front, val_images)})
     for name in ("front.html", "front.csv", "trials.csv", "config.yaml"):
         tracker.artifact(tracker.parent, folder.path / name)
     volume = hypervolume_data(trials, checkpoint.spec.num_classes)
