@@ -33,7 +33,7 @@ def take(page: Page, pages: SweepPages, name: str, folder: Path) -> None:
     page.screenshot(path=folder / "front_view.png")
     page.goto(pages.run())
     page.get_by_text("on the front: no other trial").wait_for(timeout=60_000)
-    page.get_by_role("link", name="trial-", exact=False).first.wait_for(timeout=60_000)
+    page.get_by_role("link", name="hypervolume").wait_for(timeout=60_000)
     page.get_by_text("Show more").click()
     page.screenshot(path=folder / "sweep.png")
     page.goto(pages.run("/artifacts"))
