@@ -36,13 +36,13 @@ def top1(
     right = torch.zeros((), dtype=torch.int64, device=device)
     total = 0
     batches = task.eval_batches(
-        split, preprocessing, batch_size, processes.rank, processes.world_size
+        split, preprocessing, batch_size, processes.rank, processes.world_size, device
     )
     with evaluating(model):
         for images, labels in batches:
             with autocast(device, amp):
-                predicted = model(images.to(device, non_blocking=True)).argmax(dim=-1)
-            right += (predicted == labels.to(device, non_blocking=True)).sum()
+                predicted = model(images).argmax(dim=-1)
+            right += (predicted == labels).sum()
             total += len(labels)
     all_right, all_images = processes.sums([float(right), float(total)], device)
     return 100.0 * all_right / all_images

@@ -14,6 +14,8 @@ TEXTS = ("No space left on device", "Disk quota exceeded", "Read-only file syste
 def is_out_of_space(error: BaseException | None) -> bool:
     """Whether a full or read-only disk is behind an error, or behind one that led to it."""
     while error is not None:
+        if isinstance(error, StorageError):  # from another process it comes without its cause
+            return True
         if isinstance(error, OSError) and error.errno in NUMBERS:
             return True
         if any(text in str(error) for text in TEXTS):  # safetensors and SQLite keep no number

@@ -151,14 +151,16 @@ class ArrayTask(Task):
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        device: torch.device | str = "cpu",
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Task.eval_batches`."""
         images, labels = self._tensors(preprocessing)
-        mean, std = _channel_tensors(preprocessing)
+        mean, std = (values.to(device) for values in _channel_tensors(preprocessing))
         mine = self.splits[split][rank::world_size].copy()
         for start in range(0, len(mine), batch_size):
             chosen = torch.from_numpy(mine[start : start + batch_size])
-            yield (images[chosen].float() / 255 - mean) / std, labels[chosen]
+            shown = images[chosen].to(device).float()
+            yield (shown / 255 - mean) / std, labels[chosen].to(device)
 
     def _tensors(self, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
         """All images in the size a network expects, as uint8; made once."""

@@ -130,6 +130,7 @@ class ImageTask(Task):
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        device: torch.device | str = "cpu",
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Task.eval_batches`."""
         transform = create_transform(
@@ -145,8 +146,9 @@ class ImageTask(Task):
         keeps = self.kept if split == "val" else None  # which networks are chosen by
         kept = keeps.batches(preprocessing, batch_size, rank, world_size) if keeps else []
         known = list(kept)
+        normalise = _Normaliser(preprocessing, device)
         for images, labels in known:
-            yield _normalised(images, preprocessing), labels
+            yield normalise(images, labels)
         rest = mine[len(known) * batch_size :]
         if not rest:
             return
@@ -154,7 +156,7 @@ class ImageTask(Task):
         for number, (images, labels) in enumerate(self._batches(decoded, batch_size), len(known)):
             if keeps and number == len(kept):
                 keeps.add(kept, images, labels)
-            yield _normalised(images, preprocessing), labels
+            yield normalise(images, labels)
 
     def _batches(self, images: "_Images", batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels in their order.
@@ -224,10 +226,19 @@ def _upper_byte(image: Image.Image) -> np.ndarray:
     return (np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8)
 
 
-def _normalised(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Images (B, C, H, W) uint8 as a network takes them, in float32."""
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
-    return images.float().div_(255).sub_(mean).div_(std)
+class _Normaliser:
+    """Brings decoded batches to a device, and there to what a network takes."""
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device | str) -> None:
+        self.device = device
+        self.mean = torch.tensor(preprocessing.mean, device=device).view(-1, 1, 1)
+        self.std = torch.tensor(preprocessing.std, device=device).view(-1, 1, 1)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) uint8, normalised in float32, and their labels."""
+        images = images.to(self.device, non_blocking=True)
+        labels = labels.to(self.device, non_blocking=True)
+        return images.float().div_(255).sub_(self.mean).div_(self.std), labels
 
 
 def _seeds(seed: int, count: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from slim.errors import FileFormatError
@@ -210,10 +211,22 @@ class Task(ABC):
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        device: torch.device | str = "cpu",
     ) -> Iterable[tuple[Tensor, Tensor]]:
         """A split once, in its order, undistorted; the last batch may be smaller.
 
         Of several processes each gets every `world_size`-th image, from its rank on.
+
+        Args:
+            split: One of SPLITS.
+            preprocessing: What the network expects of an image.
+            batch_size: Images per batch.
+            rank: Of this process.
+            world_size: How many processes share the split.
+            device: Where batches are wanted; images go there as bytes, and are normalised there.
+
+        Returns:
+            Images (B, C, H, W) float32, normalised, and labels (B,) int64, on the device.
         """
 
     def steps_per_epoch(self, batch_size: int, world_size: int = 1) -> int:

@@ -47,6 +47,13 @@ def same(one: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]]) -
     return all(torch.equal(a, b) for batch in pairs for a, b in zip(*batch, strict=True))
 
 
+def test_batches_are_given_on_the_device_where_they_are_wanted(task: FolderTask) -> None:
+    task.keep_images(10**6)
+    for _ in range(2):
+        assert all(part.is_meta for batch in batches(task, device="meta") for part in batch)
+    assert Counting.opened == 18
+
+
 def test_without_leave_nothing_is_kept(task: FolderTask) -> None:
     assert same(batches(task), batches(task))
     assert Counting.opened == 2 * 18

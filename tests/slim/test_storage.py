@@ -1,6 +1,7 @@
 """A full disk is said to be one, and leaves what stood on it."""
 
 import errno
+import pickle
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,12 @@ def test_an_error_that_followed_from_a_full_disk_is_one_too():
     assert not is_out_of_space(error)
     error.__context__ = OSError(errno.ENOSPC, "No space left on device")
     assert is_out_of_space(error)
+
+
+def test_it_is_known_after_it_crossed_processes_without_its_cause():
+    with pytest.raises(StorageError) as caught, needing_space("runs/x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert is_out_of_space(pickle.loads(pickle.dumps(caught.value)))
 
 
 def test_other_errors_stay_what_they_are():

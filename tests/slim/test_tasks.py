@@ -360,6 +360,12 @@ def test_evaluation_takes_a_split_once_and_in_its_order(split):
     assert labels.tolist() == task.labels[task.splits[split]].tolist()
 
 
+def test_batches_are_given_on_the_device_where_they_are_wanted():
+    for images, labels in numbered().eval_batches("val", RAW, 16, device="meta"):
+        assert images.is_meta
+        assert labels.is_meta
+
+
 def test_arrays_that_may_not_be_written_are_enough():
     task = numbered()
     for array in (task.images, task.labels, *task.splits.values()):
