@@ -58,7 +58,7 @@ def repeats_sentence(data: RepeatsData) -> str:
         f"{wording.counted(count, 'network')} of the front "
         f"{'was' if count == 1 else 'were'} trained again with other seeds. Trainings of one "
         f"budget scatter with a standard deviation of {wording.top1(data.val_std)} points on val "
-        f"and {wording.top1(data.test_std)} on test; two of them differ by about 1.4 times that.",
+        f"and {wording.top1(data.test_std)} on test; the difference of two has 1.4 times that.",
         f"The trainings that the front was chosen by differ from the others of their budgets by "
         f"{wording.points(data.val_luck)} points on val and {wording.points(data.test_luck)} on "
         "test, in the mean; what is chosen by val tends to be lucky there.",

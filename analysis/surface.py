@@ -25,7 +25,7 @@ class Surface(NamedTuple):
         coefficients: Of the terms, in the order of `_terms`.
         error: Root mean square of each point's distance to a surface fitted without it, in
             percentage points.
-        spread: Standard deviation of val_top1 over the points: the error of a flat surface.
+        spread: The same of a flat surface: each point's distance to the mean of the others.
     """
 
     names: tuple[str, ...]
@@ -79,6 +79,7 @@ def fit_surface(rows: pd.DataFrame) -> Surface | None:
         return None
     budgets = points[list(names)].to_numpy()
     accuracy = points["val_top1"].to_numpy()
+    spread = float(accuracy.std()) * len(accuracy) / (len(accuracy) - 1)
     found = []
     for degree in (1, 2):
         terms = _terms(budgets, degree)
@@ -87,9 +88,7 @@ def fit_surface(rows: pd.DataFrame) -> Surface | None:
             leverage = np.einsum("ij,ji->i", terms, np.linalg.pinv(terms))
             left_out = (accuracy - terms @ coefficients) / np.maximum(1 - leverage, 1e-9)
             error = float(np.sqrt(np.mean(left_out**2)))
-            found.append(
-                Surface(names, points, degree, coefficients, error, float(accuracy.std()))
-            )
+            found.append(Surface(names, points, degree, coefficients, error, spread))
     return min(found, key=lambda surface: surface.error, default=None)
 
 
@@ -110,7 +109,7 @@ def surface_sentence(surface: Surface | None, what: str) -> str:
         return (
             f"The better of plane and quadratic through {len(surface.points)} {what}, a {kind}, "
             f"misses a network that it was fitted without by {surface.error:.2f} points, no less "
-            f"than their mean does ({surface.spread:.2f}): they show no surface."
+            f"than the mean of the others does ({surface.spread:.2f}): they show no surface."
         )
     slopes = surface.slopes()
     ranked = sorted(slopes, key=lambda name: -slopes[name])
@@ -118,8 +117,8 @@ def surface_sentence(surface: Surface | None, what: str) -> str:
     return (
         f"A {kind} through {len(surface.points)} {what}. In the middle of the budgets, ten points "
         f"more of one of them are worth, in points of validation top-1: {each}. It misses a "
-        f"network that it was fitted without by {surface.error:.2f} points, their mean by "
-        f"{surface.spread:.2f}."
+        f"network that it was fitted without by {surface.error:.2f} points, the mean of "
+        f"the others by {surface.spread:.2f}."
     )
 
 

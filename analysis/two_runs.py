@@ -12,7 +12,10 @@ from analysis.pareto_front import FrontData, Point, front_data, network_for
 from analysis.runs import Run
 
 LEVELS = (1, 0.8, 0.6, 0.4, 0.2, 0.1)
-NOT_ABOUT_RESULTS = {"name", "storage", "tracking_uri", "cluster", "verbose"}
+NOT_ABOUT_RESULTS = {
+    *("name", "storage", "tracking_uri", "cluster", "verbose", "register", "download"),
+    *("max_retries", "kept_images_gb"),
+}
 
 
 class OneRun(NamedTuple):

@@ -123,6 +123,7 @@ def test_the_sentence_says_what_the_images_can_tell_apart() -> None:
     # sqrt(0.9 x 0.1 / 900) is 1 %.
     assert "One of the 900 validation images is 0.111 points" in told
     assert "the standard error of 90.00 % on them is 1.00" in told
+    assert told.endswith("may differ by up to 2.77 by chance.")
 
 
 def test_costs_that_span_more_than_ten_times_are_drawn_on_a_logarithmic_scale() -> None:

@@ -32,7 +32,7 @@ def test_a_curved_surface_is_found_again_from_many() -> None:
 
 
 def test_the_error_is_that_of_points_left_out() -> None:
-    points = rows(12).assign(val_top1=np.random.default_rng(1).normal(80, 3, 12))
+    points = rows(12).assign(val_top1=np.random.default_rng(6).normal(80, 3, 12))
     surface = fit_surface(points)
     assert surface is not None
     assert surface.degree == 1
@@ -43,6 +43,9 @@ def test_the_error_is_that_of_points_left_out() -> None:
         budgets = points.loc[[index], list(surface.names)].to_numpy()
         left_out.append(points.loc[index, "val_top1"] - without.at(budgets)[0])
     assert surface.error == pytest.approx(np.sqrt(np.mean(np.square(left_out))))
+    accuracy = points["val_top1"]
+    to_others = [one - accuracy.drop(index).mean() for index, one in accuracy.items()]
+    assert surface.spread == pytest.approx(np.sqrt(np.mean(np.square(to_others))))
     assert not surface.is_of_use
     assert "they show no surface" in surface_sentence(surface, "trained networks")
 

@@ -64,7 +64,7 @@ def test_both_fronts_and_dense_networks_are_drawn(full_run: Run) -> None:
 
 def test_values_that_do_not_change_results_are_not_told_apart() -> None:
     first = {"seed": "0", "name": "a", "trials": "18", "storage": "/x"}
-    second = {"seed": "1", "name": "b", "trials": "18", "repeats": "3"}
+    second = {"seed": "1", "name": "b", "trials": "18", "repeats": "3", "max_retries": "1"}
     assert differing(first, second) == (("repeats", "–", "3"), ("seed", "0", "1"))
 
 
