@@ -109,10 +109,12 @@ def train_dense(config: SweepConfig, task: Task, folder: Path, state: Path) -> I
     if recipe.epochs:
         training = Training(model, task, preprocessing, recipe, seed=config.seed, device=device)
         yield from course(training, state)
-        model = training.evaluated
-    accuracy = top1(
-        model.to(device), task, "val", preprocessing, device=device, processes=processes
-    )
+        model, accuracy = training.evaluated, training.history[-1].val_top1
+    else:
+        seen = (task, "val", preprocessing)
+        accuracy = top1(
+            model.to(device), *seen, device=device, processes=processes, amp=recipe.amp
+        )
     about: dict[str, Any] = {
         "preprocessing": preprocessing.to_json(),
         "data": task.fingerprint(),
