@@ -6,10 +6,11 @@ what is written there is copied to the bucket; what is missing there is copied f
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,12 @@ from typing import Any
 
 from pyarrow import ArrowException, fs
 
+from slim import StoppedTraining
+from slim.files import write_text_atomic
 from slim.processes import Processes
 from sweeps.errors import InputError
+
+MARK = "state/begun"  # in a run's folder: tells it from an earlier run of its name
 
 
 def is_uri(storage: str) -> bool:
@@ -55,6 +60,34 @@ class Mirror:
         """That of a storage."""
         return cls(storage, working_folder(storage))
 
+    def mark(self, run: Path) -> None:
+        """Mark the folder of a run that begins, here and where it is kept."""
+        if is_uri(self.storage):
+            _write_mark(run, uuid.uuid4().hex)
+            self.keep(run / MARK)
+
+    def forget_earlier(self, *paths: Path) -> None:
+        """Remove what this machine has of an earlier run of the same name, since removed.
+
+        Args:
+            paths: In the folders of the runs that are worked on.
+        """
+        if not is_uri(self.storage):
+            return
+        system, root = self._system()
+        for name in {path.relative_to(self.folder).parts[0] for path in paths}:
+            run = self.folder / name
+            if not (infos := _files(system, self._kept(root, run / MARK))):
+                continue  # begun by a version that left no marks
+            with system.open_input_stream(infos[0].path) as stream:
+                mark = stream.read().decode()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.folder.joinpath(f".{name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not (run / MARK).is_file() or (run / MARK).read_text() != mark:
+                    shutil.rmtree(run, ignore_errors=True)
+                    _write_mark(run, mark)
+
     def fetch(self, *paths: Path, skip: Callable[[Path], bool] | None = None) -> None:
         """Bring files or folders that are kept and not here, or newer than here.
 
@@ -87,8 +120,9 @@ class Mirror:
 
         Args:
             paths: In the working folder.
-            since: Files written before that, in seconds since 1970, are taken to be kept.
+            since: Files not written after that, in seconds since 1970, are taken to be kept.
             lacking: Whether to look if they are: who wrote them may have died before their copy.
+                Training states are not missed, as they are forgotten when a training has ended.
         """
         if not is_uri(self.storage):
             return
@@ -100,9 +134,17 @@ class Mirror:
             for ours in [path] if path.is_file() else sorted(path.rglob("*"), key=_headers_last):
                 kept = self._kept(root, ours)
                 with contextlib.suppress(FileNotFoundError):  # another worker's, gone by now
-                    is_new = ours.stat().st_mtime >= since or (lacking and kept not in known)
-                    if is_new and _is_whole(ours):
+                    lacks = lacking and kept not in known and ours.suffix != ".pt"
+                    if (lacks or ours.stat().st_mtime > since) and _is_whole(ours):
                         _upload(system, ours, kept)
+
+    def kept(self, folder: Path) -> set[Path]:
+        """The files of a folder that are kept, as they would lie here."""
+        if not is_uri(self.storage):
+            return set()
+        system, root = self._system()
+        infos = _files(system, self._kept(root, folder))
+        return {self.folder / info.path.removeprefix(f"{root}/") for info in infos}
 
     def drop(self, path: Path) -> None:
         """Forget a file or a folder where it is kept."""
@@ -149,16 +191,40 @@ def mirrored(
     """Run a generator function on files that are kept elsewhere.
 
     The files are brought first; what it wrote is kept at each step, before its item is yielded,
-    and at the end. Of several processes that run it together the first one keeps.
+    at the end, and when it was asked to stop. Of several processes that run it together the first
+    one keeps.
     """
+    mirror.forget_earlier(*paths)
     mirror.fetch(*paths)
-    began, first = time.time(), Processes.current().rank == 0
-    for item in function(*args):
+    first = Processes.current().rank == 0
+    since = _newest(paths)
+    try:
+        for item in function(*args):
+            if first:
+                mirror.keep(*paths, since=since)
+                since = _newest(paths)
+            yield item
+    except StoppedTraining:
         if first:
-            mirror.keep(*paths, since=began)
-        yield item
+            mirror.keep(*paths, since=since)
+        raise
     if first:
-        mirror.keep(*paths, since=began, lacking=True)
+        mirror.keep(*paths, since=since, lacking=True)
+
+
+def _write_mark(run: Path, mark: str) -> None:
+    (run / MARK).parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(run / MARK, mark)
+
+
+def _newest(paths: Sequence[Path]) -> float:
+    """When the last of these files, or of those below these folders, was written."""
+    written = 0.0
+    for path in paths:
+        for file in [path] if path.is_file() else path.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                written = max(written, file.stat().st_mtime)
+    return written
 
 
 def _files(system: fs.FileSystem, path: str) -> list[fs.FileInfo]:

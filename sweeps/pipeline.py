@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 
 import slim
 from slim.storage import is_out_of_space
@@ -151,13 +152,10 @@ class Run:
             self._stop_tracking(KILLED)
             raise StoppedRun(f"{error}; {self._go_on}") from error
         except BaseException as error:
-            if is_out_of_space(error):
-                self._stop_tracking(KILLED)
-                raise StoppedRun(
-                    f"no space is left for {self.folder.path} or {self.config.tracking_uri}; free "
-                    f"some, then {self._go_on}"
-                ) from error
-            self._stop_tracking(FAILED)
+            reason = outage(error, f"{self.folder.path} or {self.config.tracking_uri}")
+            self._stop_tracking(KILLED if reason else FAILED)
+            if reason:
+                raise StoppedRun(f"{reason}; {self._go_on}") from error
             raise
         finally:
             self.tracker.close()
@@ -195,6 +193,20 @@ class Run:
     def _print_end(self, front: list[TrialRow], spreads: Spreads, plan: Plan) -> None:
         page, uri = self.tracker.front_page(self.folder.name), self.config.tracking_uri
         print_end(front, plan.dense_gmacs, spreads, self.folder, uri, page)
+
+
+def outage(error: BaseException, places: str) -> str:
+    """What to say of an error that machines are to blame for; nothing of another.
+
+    Args:
+        error: That ended a run.
+        places: What a run writes to.
+    """
+    if is_out_of_space(error):
+        return f"no space is left for {places}; free some"
+    if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+        return f"workers ended again and again: {str(error)[:200]}"
+    return ""
 
 
 def _stages(session: Session, task: Task) -> tuple[list[TrialRow], Spreads]:

@@ -195,7 +195,7 @@ class Recorder(tune.Callback):
         self.watch(state.lower(), row.trial, {"reason": reason})
 
     def _end(self, row: TrialRow, reason: str) -> None:
-        """Log what the study was told, as far as it is not logged, and drop the training's state.
+        """Log what the study was told, as far as it is not logged; forget the training's state.
 
         A run that a failing driver ended as KILLED may be one that the study has as COMPLETE.
         """
@@ -207,7 +207,8 @@ class Recorder(tune.Callback):
             self.folder.mirror.fetch(network)
             self.tracker.artifact(run, network, "model")
         self.tracker.finish(run, STATUS[row.state], reason)
-        self.folder.forget(self.folder.state / "trials" / str(row.trial))
+        if row.state != FAILED:  # whose reason says where its last state is
+            self.folder.forget(self.folder.state / "trials" / str(row.trial))
 
     def _publish(self) -> None:
         """Bring tables and front tags to what the study says."""

@@ -1,9 +1,16 @@
 """The stage that trains the networks of the front again, with other seeds."""
 
-import slim
+from sweeps.errors import StoppedRun
 from sweeps.recorder import run_of
-from sweeps.repeats import RepeatRow, Spreads, plan_repeats, repeat_trial, spread_of
-from sweeps.session import Session, raised
+from sweeps.repeats import (
+    RepeatRow,
+    Spreads,
+    finished_repeat,
+    plan_repeats,
+    repeat_trial,
+    spread_of,
+)
+from sweeps.session import Session
 from sweeps.testing_stage import tell_of_network
 from sweeps.trial import TrialJob
 from sweeps.trials import TrialRow, write_table
@@ -12,7 +19,8 @@ from sweeps.trials import TrialRow, write_table
 def repeat_stage(session: Session, shared: TrialJob, front: list[TrialRow]) -> list[RepeatRow]:
     """Train each network of the front as often again as asked.
 
-    A training that fails by itself is noted, and the others go on.
+    A training that fails by itself is noted, and the others go on; what may succeed another time
+    ends the run after the others.
 
     Args:
         session: Of the run.
@@ -24,25 +32,30 @@ def repeat_stage(session: Session, shared: TrialJob, front: list[TrialRow]) -> l
 
     Raises:
         InterruptedRun: If the user asked to stop.
+        StoppedRun: If a worker or a disk failed one.
     """
-    jobs = plan_repeats(front, session.config.repeats, session.folder.repeats)
+    folder, progress = session.folder, session.progress
+    jobs = plan_repeats(front, session.config.repeats, folder.repeats)
     if not jobs:
         return []
-    session.progress.begin("repeats")
-    before = sum(job.network.is_dir() for job in jobs)
-    session.progress.credit("repeats", before / len(jobs))
-    rows: list[RepeatRow] = []
-    ended = session.spread(repeat_trial, [(job, shared) for job in jobs])
-    for done, (index, result) in enumerate(ended, 1):
-        job = jobs[index]
-        if isinstance(result, slim.SlimError) and not isinstance(result, slim.StorageError):
-            trial = job.row.trial  # it would come again
-            session.progress.note(f"repeat {job.repeat} of trial {trial} failed: {result}")
+    progress.begin("repeats")
+    finished = {job: row for job in jobs if (row := finished_repeat(job))}
+    folder.forget_all(folder.repeats, [job.state for job in finished])
+    progress.credit("repeats", len(finished) / len(jobs))
+    rows, stopped = list(finished.values()), ""
+    todo = [job for job in jobs if job not in finished]
+    ended = session.spread(repeat_trial, [(job, shared) for job in todo])
+    for done, (index, result) in enumerate(ended, len(finished) + 1):
+        job = todo[index]
+        if isinstance(result, BaseException):
+            what = f"repeat {job.repeat} of trial {job.row.trial}"
+            stopped = session.note_failure(what, result) or stopped
         else:
-            rows.append(raised(result))
-            session.folder.forget(job.state)
-        share = max(before, done) / len(jobs)  # those that are only read come first
-        session.progress.advance("repeats", share, f"training {done}/{len(jobs)}")
+            rows.append(result)
+            folder.forget(job.state)
+        progress.advance("repeats", done / len(jobs), f"training {done}/{len(jobs)}")
+    if stopped:
+        raise StoppedRun(stopped)
     return rows
 
 

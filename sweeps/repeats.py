@@ -13,6 +13,8 @@ from sweeps.trial import TrialJob, train_budget
 from sweeps.trials import TableRow, TrialRow
 from sweeps.worker import worker_device
 
+TEST = "test_top1"
+
 
 @dataclass(frozen=True)
 class RepeatRow(TableRow):
@@ -63,7 +65,7 @@ def plan_repeats(front: list[TrialRow], repeats: int, folder: Path) -> list[Repe
 
 
 def repeat_trial(job: RepeatJob, shared: TrialJob) -> Iterator[RepeatRow | None]:
-    """Train a budget again with another seed, on a worker; a finished one is only read.
+    """Train a budget again with another seed, and test what came of it, on a worker.
 
     Args:
         job: Which.
@@ -79,14 +81,25 @@ def repeat_trial(job: RepeatJob, shared: TrialJob) -> Iterator[RepeatRow | None]
         for _ in train_budget({"number": row.trial, "repeat": job.repeat, **budget}, again):
             yield None
     device, preprocessing = worker_device(), shared.shared.preprocessing
-    vit, about = slim.load(job.network).to(device), slim.serving.load_about(job.network)
-    task = ray.get(shared.shared.task)
-    yield RepeatRow(
-        trial=row.trial,
+    vit, task = slim.load(job.network).to(device), ray.get(shared.shared.task)
+    tested = {TEST: top1(vit, task, "test", preprocessing, device=device)}
+    slim.add_about(job.network, tested)
+    yield finished_repeat(job)
+
+
+def finished_repeat(job: RepeatJob) -> RepeatRow | None:
+    """What stands beside the network of a training that has ended, once it was tested."""
+    if not (job.network / slim.serving.HEADER).is_file():
+        return None
+    about = slim.serving.load_about(job.network)
+    if TEST not in about:
+        return None
+    return RepeatRow(
+        trial=job.row.trial,
         repeat=job.repeat,
-        gmacs=row.gmacs,
+        gmacs=job.row.gmacs,
         val_top1=about["val_top1"],
-        test_top1=top1(vit, task, "test", preprocessing, device=device),
+        test_top1=about[TEST],
         epochs=about.get("epochs", 0),
         seconds=about.get("seconds", 0.0),
     )

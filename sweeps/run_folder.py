@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class RunFolder:
                 f"storage {config.storage} cannot be written: {error.strerror}; give --storage"
             ) from error
         folder.mirror.keep(folder.config_file)
+        folder.mirror.mark(folder.path)
         return folder
 
     @classmethod
@@ -69,6 +70,7 @@ class RunFolder:
         folder = cls(storage, name)
         folder.mirror.check()
         if not folder.is_worked_on():  # whose files are newer than those in the bucket
+            folder.mirror.forget_earlier(folder.path)
             folder.mirror.fetch(folder.config_file, folder.progress)
             if not to_read:
                 folder.mirror.fetch(folder.dense, folder.search, folder.shared)
@@ -152,6 +154,13 @@ class RunFolder:
         remove(state)
         self.mirror.drop(state)
 
+    def forget_all(self, folder: Path, states: Sequence[Path]) -> None:
+        """`forget` those states of a folder that a killed run has left."""
+        kept = self.mirror.kept(folder)
+        for state in states:
+            if state.exists() or any(state in (one, one.parent) for one in kept):
+                self.forget(state)
+
     def discard(self) -> None:
         """Remove a folder in which nothing was made, not even the dense model."""
         if self.recall("dense_done"):
@@ -208,6 +217,11 @@ class RunFolder:
     def repeats(self) -> Path:
         """Networks of the front's budgets trained again, and the states of these trainings."""
         return self.state / "repeats"
+
+    @property
+    def transfers(self) -> Path:
+        """What each transfer gave, and the states of those that train."""
+        return self.state / "transfer"
 
     @property
     def outputs(self) -> Path:
@@ -272,5 +286,5 @@ def remove(path: Path) -> None:
 
 def _is_own(path: Path) -> bool:
     """Whether it is the driver's state: not a worker's, Ray Tune's or a lock."""
-    others = ("tune", "trials", "outputs", "transfer", "repeats", "lock", "stop")
+    others = ("tune", "trials", "outputs", "transfer", "repeats", "lock", "stop", "begun")
     return path.name not in others and path.suffix not in (".pt", ".draft", ".lock")

@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from slim import SlimError, StorageError
 from slim.tasks import Task
 from sweeps.cluster import Resources
 from sweeps.config import SweepConfig
@@ -49,6 +50,21 @@ class Session:
         """
         if self.stop.made:
             raise InterruptedRun
+
+    def note_failure(self, what: str, error: BaseException) -> str:
+        """Say that one of many trainings failed, which ends none of the others.
+
+        Args:
+            what: Was to be done.
+            error: Why it was not.
+
+        Returns:
+            What was said, if it may succeed another time; nothing of a failure of its own.
+        """
+        failure = f"{what} failed: {' '.join(str(error).split())[:200]}"
+        self.progress.note(failure)
+        its_own = isinstance(error, SlimError) and not isinstance(error, StorageError)
+        return "" if its_own else failure
 
     def spread(
         self, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]

@@ -73,13 +73,18 @@ def _add(session: Session, key: str, about: dict[str, Any]) -> None:
     network, mirror = _network(session, key), session.folder.mirror
     mirror.fetch(network)
     slim.add_about(network, about)
-    mirror.keep(network)
+    mirror.keep(*_told(network))
 
 
 def _log_files(session: Session, key: str) -> None:
     run, place = _place(key)
-    for name in (slim.serving.HEADER, slim.serving.CARD):
-        session.tracker.artifact(run, _network(session, key) / name, place)
+    for file in _told(_network(session, key)):
+        session.tracker.artifact(run, file, place)
+
+
+def _told(network: Path) -> list[Path]:
+    """The files of a network that say what is known of it."""
+    return [network / name for name in (slim.serving.CARD, slim.serving.HEADER)]
 
 
 def _place(key: str) -> tuple[str, str]:

@@ -132,9 +132,8 @@ def plan_transfer(
     """The dense model and each network of the front, on each task, by each method and seed."""
     networks = [("dense", folder.dense)]
     networks += [(str(number), folder.models / str(number)) for number in front]
-    results = folder.state / "transfer"
     return [
-        TransferJob(task.name, trial, method, seed, network, results)
+        TransferJob(task.name, trial, method, seed, network, folder.transfers)
         for task in tasks
         for trial, network in networks
         for method in transfer_methods(config)

@@ -1,8 +1,9 @@
 """The stage that carries the front's networks and the dense one to other tasks."""
 
+import math
+
 import ray
 
-import slim
 from sweeps.errors import StoppedRun
 from sweeps.publishing import log_transfer
 from sweeps.session import Session
@@ -22,15 +23,14 @@ def transfer_stage(session: Session, front: list[int]) -> None:
     """
     folder, config, tracker = session.folder, session.config, session.tracker
     jobs = plan_transfer(session.transfers, front, folder, config)
-    rows, todo = [], []
-    for job in jobs:
-        if not (finished := finished_transfer(job)):
-            todo.append(job)
-            continue
-        log_transfer(tracker, *finished)  # a killed run may not have said so, nor kept it
-        folder.mirror.keep(job.result)
-        folder.forget(job.state)
-        rows.append(finished[0])
+    finished = {job: result for job in jobs if (result := finished_transfer(job))}
+    todo = [job for job in jobs if job not in finished]
+    results = folder.transfers
+    folder.mirror.keep(results, since=math.inf, lacking=True)  # a killed run may not have
+    folder.forget_all(results, [job.state for job in finished])
+    for result in finished.values():
+        log_transfer(tracker, *result)  # nor have said so
+    rows = [row for row, *_ in finished.values()]
     if todo:
         session.progress.begin("transfer")
     for task in {job.task for job in jobs}:
@@ -43,11 +43,8 @@ def transfer_stage(session: Session, front: list[int]) -> None:
     for index, result in session.spread(run_transfer, arguments):
         job = todo[index]
         if isinstance(result, BaseException):
-            line = " ".join(str(result).split())[:200]
-            failure = f"transfer of {job.trial} to {job.task} failed: {line}"
-            session.progress.note(failure)
-            if not isinstance(result, slim.SlimError) or isinstance(result, slim.StorageError):
-                stopped = failure
+            what = f"transfer of {job.trial} to {job.task}"
+            stopped = session.note_failure(what, result) or stopped
             continue
         folder.forget(job.state)
         rows.append(result[0])

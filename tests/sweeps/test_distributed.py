@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import distributed
 
 import slim
+from slim.evaluation import top1
 from slim.kept_outputs import kept_bytes
 from slim.processes import Processes
 from slim.tasks import load_task
@@ -25,6 +26,7 @@ from sweeps.config import SweepConfig
 from sweeps.dense import saved_preprocessing, train_dense
 from sweeps.errors import InputError
 from sweeps.masking import search_masks
+from sweeps.pipeline import outage
 from sweeps.sharing import share_weights
 from sweeps.stage_config import DenseConfig, FinetuneConfig, SearchConfig, ShareConfig, VitConfig
 from sweeps.stages import stream
@@ -91,6 +93,21 @@ def test_the_loss_curve_of_a_stage_is_that_of_one_worker(stage, alone, together)
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_weights_after_a_stage_are_those_of_one_worker(stage, alone, together) -> None:
     assert_same_weights(together.folder / stage, alone.folder / stage)
+
+
+def test_the_accuracy_beside_the_dense_model_is_in_the_type_of_its_training(
+    cluster: None, tmp_path: Path
+) -> None:
+    trained = replace(CONFIG, dense=DenseConfig(epochs=10, amp="bfloat16"))
+    loaded = replace(trained, model=str(tmp_path / "trained"), dense=DenseConfig(amp="bfloat16"))
+    task = load_task("digits")
+    for name, config in (("trained", trained), ("loaded", loaded)):
+        folder = tmp_path / name
+        arguments = (config, ray.put(task), folder, tmp_path / f"{name}.pt")
+        *_, last = stream(train_dense, *arguments, num_cpus=1)
+        assert slim.serving.load_about(folder)["val_top1"] == last.val_top1
+        seen = (slim.load(folder), task, "val", saved_preprocessing(folder))
+        assert top1(*seen, amp="bfloat16") == last.val_top1 != top1(*seen)
 
 
 def assert_same_weights(ours: Path, theirs: Path) -> None:
@@ -192,6 +209,10 @@ def test_a_trial_of_two_workers_in_ray_tune_gives_the_network_of_one(
     assert_same_weights(tmp_path / "2" / "3", tmp_path / "1" / "3")
 
 
-def test_a_worker_that_dies_ends_all(cluster: None) -> None:
-    with pytest.raises(ray.exceptions.WorkerCrashedError):
+def test_a_worker_that_dies_ends_all_and_the_run_in_one_line(cluster: None) -> None:
+    with pytest.raises(ray.exceptions.WorkerCrashedError) as crash:
         list(stream(meeting, 1, "dies", workers=2, num_cpus=1))
+    assert outage(crash.value, "disk or server").startswith("workers ended again and again: ")
+    with pytest.raises(LookupError) as bug:
+        list(stream(meeting, 0, "raises", workers=1, num_cpus=1))
+    assert outage(bug.value, "disk or server") == ""

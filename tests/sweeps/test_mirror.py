@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import sweeps.mirror
+from slim import StoppedTraining
 from sweeps.config import SweepConfig
 from sweeps.errors import InputError
 from sweeps.mirror import Mirror, mirrored, working_folder
@@ -68,6 +70,82 @@ def test_what_a_worker_left_without_its_copy_is_kept_by_the_next_one(
     assert (there.folder / "run" / "repeats" / "3-1" / "config.json").read_text() == "{}"
 
 
+def test_each_file_is_copied_once(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = here_and_there(bucket, tmp_path)
+    there.keep(write(there.folder / "run" / "3" / "training.pt", "step 7"))
+    network, state = here.folder / "run" / "models", here.folder / "run" / "3" / "training.pt"
+    copied: list[str] = []
+    upload = sweeps.mirror._upload
+
+    def counted(system: object, ours: Path, kept: str) -> None:
+        copied.append(ours.name)
+        upload(system, ours, kept)
+
+    monkeypatch.setattr(sweeps.mirror, "_upload", counted)
+
+    def train() -> Iterator[int]:
+        assert state.read_text() == "step 7"
+        yield 0
+        write(state, "epoch 1")
+        yield 1
+        write(network / "config.json", "{}")
+        yield 2
+
+    copies = [list(copied) for _ in mirrored(here, [network, state.parent], train)]
+    assert copies == [[], ["training.pt"], ["training.pt", "config.json"]]
+    assert copied == copies[-1]
+
+
+def test_the_state_of_a_training_that_was_asked_to_stop_is_kept(
+    bucket: str, tmp_path: Path
+) -> None:
+    here, there = here_and_there(bucket, tmp_path)
+    state = here.folder / "run" / "training.pt"
+
+    def train() -> Iterator[int]:
+        yield 0
+        write(state, "step 7")
+        raise StoppedTraining("stopped as asked")
+
+    with pytest.raises(StoppedTraining):
+        list(mirrored(here, [state], train))
+    there.fetch(there.folder / "run")
+    assert (there.folder / "run" / "training.pt").read_text() == "step 7"
+
+
+def test_states_that_were_forgotten_do_not_come_back(bucket: str, tmp_path: Path) -> None:
+    here, _ = here_and_there(bucket, tmp_path)
+    folder = here.folder / "run"
+    os.utime(write(folder / "3" / "training.pt", "old"), (100, 100))
+    list(mirrored(here, [folder / "3"], lambda: iter(["only read"])))
+    assert here.kept(folder) == set()
+
+
+def test_files_of_an_earlier_run_of_that_name_are_removed_where_they_are_met(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(machine: str) -> RunFolder:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / machine))
+        return RunFolder.create(SweepConfig(storage=bucket), "run")
+
+    worker = Mirror(bucket, tmp_path / "worker")
+    state = worker.folder / "run" / "state" / "trials" / "0" / "training.pt"
+    earlier = begin("driver")
+    list(mirrored(worker, [state], lambda: iter([write(state, "earlier")])))
+    list(mirrored(worker, [state], lambda: iter([state.read_text()])))
+    assert state.read_text() == "earlier"  # the same run
+    earlier.mirror.drop(earlier.path)
+    begin("other driver")
+    assert list(mirrored(worker, [state], lambda: iter([state.exists()]))) == [False]
+    assert worker.kept(state.parent) == set()
+    left = write(earlier.path / "state" / "dense.pt", "earlier")  # on the first driver's machine
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "driver"))
+    RunFolder.open(bucket, "run")
+    assert not left.exists()
+
+
 @pytest.mark.parametrize(
     ("kept", "ours", "left"),
     [("one\n", "one\ntwo\n", "one\ntwo\n"), ("one\nother\n", "one\ntwo\nthree\n", "one\nother\n")],
@@ -95,9 +173,10 @@ def test_what_is_not_kept_is_not_fetched_and_what_is_dropped_is_gone(
 
 def test_only_what_was_written_since_is_kept(bucket: str, tmp_path: Path) -> None:
     here, there = here_and_there(bucket, tmp_path)
-    old, new = (write(here.folder / "run" / name, name) for name in ("old", "new"))
-    os.utime(old, (100, 100))
-    here.keep(here.folder / "run", since=new.stat().st_mtime)
+    for name in ("old", "new"):
+        write(here.folder / "run" / name, name)
+    os.utime(here.folder / "run" / "old", (100, 100))
+    here.keep(here.folder / "run", since=100)
     there.fetch(there.folder / "run")
     assert [path.name for path in (there.folder / "run").iterdir()] == ["new"]
 
