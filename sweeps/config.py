@@ -107,7 +107,8 @@ class SweepConfig:
         max_gmacs: Largest cost of a budget, in 1e9 MACs of one image.
         max_params_m: Most parameters of a budget, in millions.
         max_latency_ms: Longest time of one image on a worker's device, in milliseconds; measured
-            on every judged and every trained network.
+            on every judged and every trained network, in runs of which one in 20 is faster, so
+            that what else the machine does counts little.
         target_gmacs: Costs, comma-separated, for each of which the best split among the
             dimensions is sought; nothing else is judged or trained, but for the dense model.
         concurrency: Trials in flight at most; default: as many as the cluster holds when the run
