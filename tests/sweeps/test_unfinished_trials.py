@@ -1,42 +1,40 @@
 """Early stops and failures look the same in Optuna, MLflow, the tables and the front."""
 
-import shutil
 from pathlib import Path
 
 import optuna
 import pandas as pd
 import pytest
-import yaml
 from mlflow.tracking import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tests.sweeps.conftest import FinishedSweep, run_sweep_process
+from tests.sweeps.conftest import FinishedSweep, begin_from, run_sweep_process
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAILED": "FAILED"}
 OPTUNA = {"COMPLETE": "COMPLETE", "PRUNED": "PRUNED", "FAILED": "FAIL"}
 FAILING = 2
 
 
+def resumed(folder: Path) -> list[str]:
+    """The command that goes on with a run."""
+    return ["--resume", folder.name, "--storage", str(folder.parent)]
+
+
 @pytest.fixture(scope="module")
 def stopped(sweep: FinishedSweep, tmp_path_factory: pytest.TempPathFactory) -> FinishedSweep:
     """A sweep over the same dense model and masks with early stops, one trial of which fails."""
     cwd = tmp_path_factory.mktemp("stopped")
-    folder, uri = cwd / "runs" / "stopped", f"sqlite:///{cwd / 'mlflow.db'}"
-    for name in ("dense", "search"):
-        shutil.copytree(sweep.folder / name, folder / name)
+    none = {"share": {"epochs": 0}, "judge": {"budgets": 0, "extra_trials": 0}}
+    few = {"method": "retrain", "trials": 8, "tasks": "none"}
+    changes = none | few | {"space": {"uniform": [0.4, 0.5, 0.45]}}
+    changes |= {"finetune": {"epochs": 4, "reduction": 4, "lr": 1e-5}}
+    folder = begin_from(sweep, cwd, "stopped", changes)
     damaged = folder / "state" / "trials" / str(FAILING) / "training.pt"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"not a training state")
-    values = yaml.safe_load((sweep.folder / "config.yaml").read_text())
-    values |= {"name": "stopped", "storage": str(cwd / "runs"), "tracking_uri": uri}
-    values |= {"method": "retrain", "trials": 8, "tasks": "none"}
-    values["share"]["epochs"] = values["judge"]["budgets"] = values["judge"]["extra_trials"] = 0
-    values["space"]["uniform"] = [0.4, 0.5, 0.45]
-    values["finetune"] |= {"epochs": 4, "reduction": 4, "lr": 1e-5}
-    (folder / "config.yaml").write_text(yaml.safe_dump(values))
-    done = run_sweep_process(cwd, "--resume", "stopped", "--concurrency", "1")
-    return FinishedSweep(cwd, folder, uri, done.stdout + done.stderr)
+    done = run_sweep_process(cwd, *resumed(folder), "--concurrency", "1")
+    return FinishedSweep(cwd, folder, f"sqlite:///{cwd / 'mlflow.db'}", done.stdout + done.stderr)
 
 
 def test_stopped_and_failed_trials_have_one_state_everywhere(stopped: FinishedSweep) -> None:
@@ -89,18 +87,12 @@ def test_the_terminal_says_what_was_stopped_and_why(stopped: FinishedSweep) -> N
 def test_a_network_slower_than_the_limit_is_pruned_untrained(
     sweep: FinishedSweep, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "runs" / "slow"
-    for name in ("dense", "search", "shared"):
-        shutil.copytree(sweep.folder / name, folder / name)
-    values = yaml.safe_load((sweep.folder / "config.yaml").read_text())
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    values |= {"name": "slow", "storage": str(tmp_path / "runs"), "tracking_uri": uri}
-    values |= {"trials": 3, "tasks": "none", "max_latency_ms": 1e-6, "repeats": 3}
-    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    changes = {"trials": 3, "tasks": "none", "max_latency_ms": 1e-6, "repeats": 3}
+    folder = begin_from(sweep, tmp_path, "slow", changes)
     damaged = folder / "state" / "repeats" / "states" / "0-2" / "training.pt"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"not a training state")
-    done = run_sweep_process(tmp_path, "--resume", "slow")
+    done = run_sweep_process(tmp_path, *resumed(folder))
     assert "repeat 2 of trial 0 failed: " in done.stdout
     trials = pd.read_csv(folder / "trials.csv")
     assert trials.state.tolist() == ["COMPLETE", "PRUNED", "PRUNED"]
@@ -112,7 +104,7 @@ def test_a_network_slower_than_the_limit_is_pruned_untrained(
     assert (repeats.seconds > 0).all()
     assert repeats.val_top1[0] == trials.val_top1[0]
     assert repeats.test_top1[0] == trials.test_top1[0]
-    client = MlflowClient(uri)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("vit-slim")
     (run,) = client.search_runs([experiment.experiment_id], "tags.trial = '0'")
     assert run.data.metrics["val_top1_mean"] == pytest.approx(repeats.val_top1.mean())
@@ -126,3 +118,25 @@ def test_a_network_slower_than_the_limit_is_pruned_untrained(
         "1 network of the front was trained again"
         in (folder / "reports" / "front.html").read_text()
     )
+
+
+def test_a_run_without_a_finished_trial_says_so_and_ends_with_code_1(
+    sweep: FinishedSweep, tmp_path: Path
+) -> None:
+    diverging = {"trials": 2, "tasks": "none", "finetune": {"lr": 1e30, "clip_grad": 0}}
+    folder = begin_from(sweep, tmp_path, "lost", diverging)
+    done = run_sweep_process(tmp_path, *resumed(folder), check=False)
+    assert done.returncode == 1
+    assert "DivergenceError: the loss is nan at step 2" in done.stdout
+    assert "lower the learning rate; no state of it was saved" in done.stdout
+    assert "no trial completed: no front" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    trials = pd.read_csv(folder / "trials.csv")
+    assert trials["state"].tolist() == ["FAILED", "FAILED"]
+    assert len(pd.read_csv(folder / "front.csv")) == 0
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("vit-slim")
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
+    assert {run.info.status for run in runs} == {"FAILED"}
+    assert {run.data.tags["state"] for run in runs} == {"FAILED"}
+    assert all("DivergenceError" in run.data.tags["reason"] for run in runs)

@@ -27,7 +27,7 @@ from sweeps.config import SweepConfig, from_dict
 from sweeps.judged import JudgedRow, JudgedStudy
 from sweeps.judged_networks import JudgedNetworks
 from sweeps.space import BudgetSpace
-from tests.sweeps.conftest import SMALL, FinishedSweep, run_sweep_process
+from tests.sweeps.conftest import SMALL, FinishedSweep
 
 FIGURES = ["gmacs", "params_m", "val_top1", "test_top1", "epochs", "seconds"]
 
@@ -350,24 +350,3 @@ def test_the_plan_counts_the_dense_model_for_trials_that_do_not_read_its_outputs
     assert kept["name"] == "sweep"
     more = (9 - 2) * planned[0]["dense_gmacs"] * kept["epochs"] * load_task("digits").size("train")
     assert run["gmacs_images"] - kept["gmacs_images"] == pytest.approx(more)
-
-
-def test_a_run_without_a_finished_trial_says_so_and_ends_with_code_1(tmp_path: Path) -> None:
-    diverging = ["--finetune.lr", "1e30", "--finetune.clip_grad", "0", "--tasks", "none"]
-    done = run_sweep_process(
-        tmp_path, *SMALL, *diverging, "--name", "lost", "--trials", "2", check=False
-    )
-    assert done.returncode == 1
-    assert "DivergenceError: the loss is nan at step 2" in done.stdout
-    assert "lower the learning rate; no state of it was saved" in done.stdout
-    assert "no trial completed: no front" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
-    trials = pd.read_csv(tmp_path / "runs" / "lost" / "trials.csv")
-    assert trials["state"].tolist() == ["FAILED", "FAILED"]
-    assert len(pd.read_csv(tmp_path / "runs" / "lost" / "front.csv")) == 0
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("vit-slim")
-    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
-    assert {run.info.status for run in runs} == {"FAILED"}
-    assert {run.data.tags["state"] for run in runs} == {"FAILED"}
-    assert all("DivergenceError" in run.data.tags["reason"] for run in runs)
