@@ -30,6 +30,11 @@ class Processes:
             return cls()
         return cls(distributed.get_rank(), distributed.get_world_size())
 
+    def meet(self) -> None:
+        """Wait for all."""
+        if self.world_size > 1:
+            distributed.barrier()
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model itself, or one that starts from rank 0's weights and averages gradients."""
         if self.world_size == 1:

@@ -25,6 +25,10 @@ from slim.processes import Processes
 from sweeps.errors import InputError
 
 MARK = "state/begun"  # in a run's folder: tells it from an earlier run of its name
+LOCK = "state/lock"  # in a run's folder: held by the process that works on it
+
+Stamps = dict[Path, tuple[int, int]]
+"""When each file was written, in nanoseconds since 1970, and its bytes."""
 
 
 def is_uri(storage: str) -> bool:
@@ -85,15 +89,19 @@ class Mirror:
             with self.folder.joinpath(f".{name}.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not (run / MARK).is_file() or (run / MARK).read_text() != mark:
-                    shutil.rmtree(run, ignore_errors=True)
+                    if not is_locked(run / LOCK):
+                        shutil.rmtree(run, ignore_errors=True)
                     _write_mark(run, mark)
 
-    def fetch(self, *paths: Path, skip: Callable[[Path], bool] | None = None) -> None:
+    def fetch(
+        self, *paths: Path, skip: Callable[[Path], bool] | None = None, anew: bool = False
+    ) -> None:
         """Bring files or folders that are kept and not here, or newer than here.
 
         Args:
             paths: In the working folder.
             skip: Whether a file stays where it is; by default none does.
+            anew: Whether training states are brought whatever is here.
         """
         if not is_uri(self.storage):
             return
@@ -101,7 +109,8 @@ class Mirror:
         for path in paths:
             for info in _files(system, self._kept(root, path)):
                 ours = self.folder / info.path.removeprefix(f"{root}/")
-                if not (skip and skip(ours)) and not _is_as_new(ours, info):
+                wanted = not _is_as_new(ours, info) or (anew and _is_state(ours))
+                if wanted and not (skip and skip(ours)):
                     _download(system, info.path, ours)
 
     def fetch_log(self, path: Path) -> None:
@@ -115,28 +124,31 @@ class Mirror:
         for info in _files(system, self._kept(root, path)):
             _download(system, info.path, path, unless_continued=True)
 
-    def keep(self, *paths: Path, since: float = 0.0, lacking: bool = False) -> None:
+    def keep(self, *paths: Path, known: Stamps | None = None, lacking: bool = False) -> None:
         """Copy files or folders to where they are kept.
 
         Args:
             paths: In the working folder.
-            since: Files not written after that, in seconds since 1970, are taken to be kept.
+            known: Files as they are kept: those that are still so are left out, others added.
             lacking: Whether to look if they are: who wrote them may have died before their copy.
                 Training states are not missed, as they are forgotten when a training has ended.
         """
         if not is_uri(self.storage):
             return
         system, root = self._system()
+        known = {} if known is None else known
         for path in paths:
-            known: set[str] = set()
+            there: set[str] = set()
             if lacking:
-                known = {info.path for info in _files(system, self._kept(root, path))}
+                there = {info.path for info in _files(system, self._kept(root, path))}
             for ours in [path] if path.is_file() else sorted(path.rglob("*"), key=_headers_last):
                 kept = self._kept(root, ours)
                 with contextlib.suppress(FileNotFoundError):  # another worker's, gone by now
-                    lacks = lacking and kept not in known and ours.suffix != ".pt"
-                    if (lacks or ours.stat().st_mtime > since) and _is_whole(ours):
+                    stamp = _stamp(ours)
+                    lacks = lacking and kept not in there and not _is_state(ours)
+                    if (lacks or known.get(ours) != stamp) and _is_whole(ours):
                         _upload(system, ours, kept)
+                        known[ours] = stamp
 
     def kept(self, folder: Path) -> set[Path]:
         """The files of a folder that are kept, as they would lie here."""
@@ -194,37 +206,71 @@ def mirrored(
     at the end, and when it was asked to stop. Of several processes that run it together the first
     one keeps.
     """
+    processes = Processes.current()
+    first = processes.rank == 0
     mirror.forget_earlier(*paths)
     mirror.fetch(*paths)
-    first = Processes.current().rank == 0
-    since = _newest(paths)
+    if processes.world_size > 1:
+        _agree_on_states(mirror, paths, processes)
+    known = stamps(paths)
     try:
         for item in function(*args):
             if first:
-                mirror.keep(*paths, since=since)
-                since = _newest(paths)
+                mirror.keep(*paths, known=known)
             yield item
     except StoppedTraining:
         if first:
-            mirror.keep(*paths, since=since)
+            mirror.keep(*paths, known=known)
         raise
     if first:
-        mirror.keep(*paths, since=since, lacking=True)
+        mirror.keep(*paths, known=known, lacking=True)
+
+
+def _agree_on_states(mirror: Mirror, paths: Sequence[Path], processes: Processes) -> None:
+    """Have all go on from the first one's states, which may be newer than what is kept of them."""
+    if processes.rank == 0:
+        mirror.keep(*filter(_is_state, stamps(paths)))
+    processes.meet()
+    if processes.rank:
+        mirror.fetch(*paths, anew=True)
+
+
+def stamps(paths: Sequence[Path]) -> Stamps:
+    """Of these files, and of all files below these folders."""
+    found: Stamps = {}
+    for path in paths:
+        for file in [path] if path.is_file() else path.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # another worker's, gone by now
+                if file.is_file():
+                    found[file] = _stamp(file)
+    return found
+
+
+def is_locked(lock: Path) -> bool:
+    """Whether a process of this machine holds a lock."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it was never held here, or a file system without locks
+        pass
+    return False
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    about = path.stat()
+    return about.st_mtime_ns, about.st_size
+
+
+def _is_state(path: Path) -> bool:
+    """Whether it is the state of a training."""
+    return path.suffix == ".pt"
 
 
 def _write_mark(run: Path, mark: str) -> None:
     (run / MARK).parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(run / MARK, mark)
-
-
-def _newest(paths: Sequence[Path]) -> float:
-    """When the last of these files, or of those below these folders, was written."""
-    written = 0.0
-    for path in paths:
-        for file in [path] if path.is_file() else path.rglob("*"):
-            with contextlib.suppress(FileNotFoundError):
-                written = max(written, file.stat().st_mtime)
-    return written
 
 
 def _files(system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
@@ -249,8 +295,8 @@ def _is_whole(path: Path) -> bool:
 def _is_as_new(ours: Path, info: fs.FileInfo) -> bool:
     if not ours.is_file():
         return False
-    about = ours.stat()
-    return bool(about.st_size == info.size and about.st_mtime_ns >= info.mtime_ns)
+    written, size = _stamp(ours)
+    return bool(written >= info.mtime_ns and (size == info.size or _is_state(ours)))
 
 
 def _download(

@@ -205,7 +205,7 @@ def outage(error: BaseException, places: str) -> str:
     if is_out_of_space(error):
         return f"no space is left for {places}; free some"
     if isinstance(error, RayError) and not isinstance(error, RayTaskError):
-        return f"workers ended again and again: {str(error)[:200]}"
+        return f"Ray gave up: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return ""
 
 

@@ -207,8 +207,7 @@ class Recorder(tune.Callback):
             self.folder.mirror.fetch(network)
             self.tracker.artifact(run, network, "model")
         self.tracker.finish(run, STATUS[row.state], reason)
-        if row.state != FAILED:  # whose reason says where its last state is
-            self.folder.forget(self.folder.state / "trials" / str(row.trial))
+        self.folder.forget_failed(self.folder.state / "trials" / str(row.trial), reason)
 
     def _publish(self) -> None:
         """Bring tables and front tags to what the study says."""

@@ -1,6 +1,5 @@
 """The stage that trains the networks of the front again, with other seeds."""
 
-from sweeps.errors import StoppedRun
 from sweeps.recorder import run_of
 from sweeps.repeats import (
     RepeatRow,
@@ -33,6 +32,7 @@ def repeat_stage(session: Session, shared: TrialJob, front: list[TrialRow]) -> l
     Raises:
         InterruptedRun: If the user asked to stop.
         StoppedRun: If a worker or a disk failed one.
+        BaseException: What else one raised, other than a `SlimError`.
     """
     folder, progress = session.folder, session.progress
     jobs = plan_repeats(front, session.config.repeats, folder.repeats)
@@ -42,20 +42,20 @@ def repeat_stage(session: Session, shared: TrialJob, front: list[TrialRow]) -> l
     finished = {job: row for job in jobs if (row := finished_repeat(job))}
     folder.forget_all(folder.repeats, [job.state for job in finished])
     progress.credit("repeats", len(finished) / len(jobs))
-    rows, stopped = list(finished.values()), ""
+    rows, failure = list(finished.values()), None
     todo = [job for job in jobs if job not in finished]
     ended = session.spread(repeat_trial, [(job, shared) for job in todo])
     for done, (index, result) in enumerate(ended, len(finished) + 1):
         job = todo[index]
         if isinstance(result, BaseException):
             what = f"repeat {job.repeat} of trial {job.row.trial}"
-            stopped = session.note_failure(what, result) or stopped
+            failure = session.note_failure(what, result, job.state) or failure
         else:
             rows.append(result)
             folder.forget(job.state)
         progress.advance("repeats", done / len(jobs), f"training {done}/{len(jobs)}")
-    if stopped:
-        raise StoppedRun(stopped)
+    if failure:
+        raise failure
     return rows
 
 

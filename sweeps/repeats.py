@@ -91,7 +91,10 @@ def finished_repeat(job: RepeatJob) -> RepeatRow | None:
     """What stands beside the network of a training that has ended, once it was tested."""
     if not (job.network / slim.serving.HEADER).is_file():
         return None
-    about = slim.serving.load_about(job.network)
+    try:
+        about = slim.serving.load_about(job.network)
+    except slim.FileFormatError:  # which the worker that is to read it tells
+        return None
     if TEST not in about:
         return None
     return RepeatRow(

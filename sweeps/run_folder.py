@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import json
 import shutil
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,9 +15,7 @@ from slim.files import restore_folders, write_text_atomic
 from sweeps.cli import read_values
 from sweeps.config import SweepConfig
 from sweeps.errors import InputError
-from sweeps.mirror import Mirror
-
-CLOCK_SECONDS = 1.0  # by which a file system's clock may lag behind
+from sweeps.mirror import LOCK, Mirror, Stamps, is_locked, is_uri
 
 
 class RunFolder:
@@ -28,7 +25,7 @@ class RunFolder:
         self.mirror = Mirror.of(str(storage))
         self.path = self.mirror.folder / name
         self.name = name
-        self.kept = 0.0
+        self.known: Stamps = {}  # files as this process has kept them
 
     @classmethod
     def create(cls, config: SweepConfig, name: str) -> "RunFolder":
@@ -38,8 +35,9 @@ class RunFolder:
             InputError: If the name exists or the storage cannot be written.
         """
         folder = cls(config.storage, name)
-        folder.mirror.check()
-        folder.mirror.fetch(folder.config_file)
+        folder.refuse_taken()
+        if is_uri(config.storage):  # what a run of that name left here that is not kept any more
+            remove(folder.path)
         draft = cls(config.storage, f".{name}.{uuid.uuid4().hex[:8]}")
         try:
             draft.path.mkdir(parents=True)
@@ -51,8 +49,8 @@ class RunFolder:
             raise InputError(
                 f"storage {config.storage} cannot be written: {error.strerror}; give --storage"
             ) from error
-        folder.mirror.keep(folder.config_file)
         folder.mirror.mark(folder.path)
+        folder.mirror.keep(folder.config_file)
         return folder
 
     @classmethod
@@ -77,7 +75,8 @@ class RunFolder:
                 for log in (folder.journal, folder.outbox):
                     folder.mirror.fetch_log(log)
                 folder.mirror.fetch(folder.state, skip=folder.is_not_the_drivers)
-        if not folder.config_file.is_file():
+        gone = is_uri(folder.mirror.storage) and not folder._is_taken()
+        if gone or not folder.config_file.is_file():
             raise InputError(f"there is no run {name} in {storage}; check the name and --storage")
         return folder
 
@@ -85,13 +84,22 @@ class RunFolder:
         """Refuse a name that a run of this storage has.
 
         Raises:
-            InputError: If one does.
+            InputError: If one does, or the storage cannot be used.
         """
-        if self.path.is_dir() and any(self.path.iterdir()):
+        self.mirror.check()
+        if self._is_taken():
             raise InputError(
                 f"run {self.name} exists in {self.mirror.storage}; give another --name, or "
                 f"--resume {self.name}"
             )
+
+    def _is_taken(self) -> bool:
+        """Whether there is a run of the name; what lies here of one in a bucket is a copy."""
+        if self.is_worked_on():
+            return True
+        if is_uri(self.mirror.storage):
+            return bool(self.mirror.kept(self.config_file))
+        return self.path.is_dir() and any(self.path.iterdir())
 
     def write_config(self, config: SweepConfig, path: Path | None = None) -> None:
         """Write all values, enough to run it again."""
@@ -117,14 +125,7 @@ class RunFolder:
 
     def is_worked_on(self) -> bool:
         """Whether a process of this machine works on the run."""
-        try:
-            with self.lock.open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # it has never begun here, or a file system without locks
-            pass
-        return False
+        return is_locked(self.lock)
 
     def remove_drafts(self) -> None:
         """Remove what a killed process left half written."""
@@ -138,11 +139,9 @@ class RunFolder:
 
         The workers keep what they write: networks and the states of trainings.
         """
-        began = time.time()
         state = [path for path in self.state.glob("*") if _is_own(path)]
         tables = [path for path in self.path.glob("*") if path.is_file()]
-        self.mirror.keep(*tables, *state, self.reports, since=self.kept)
-        self.kept = began - CLOCK_SECONDS
+        self.mirror.keep(*tables, *state, self.reports, known=self.known)
 
     def is_not_the_drivers(self, path: Path) -> bool:
         """Whether a file of the state is a log, or a worker's, which brings it where it trains."""
@@ -160,6 +159,11 @@ class RunFolder:
         for state in states:
             if state.exists() or any(state in (one, one.parent) for one in kept):
                 self.forget(state)
+
+    def forget_failed(self, state: Path, reason: str) -> None:
+        """`forget` the state of a training that failed, unless the reason says where it is."""
+        if str(state) not in reason:
+            self.forget(state)
 
     def discard(self) -> None:
         """Remove a folder in which nothing was made, not even the dense model."""
@@ -211,7 +215,7 @@ class RunFolder:
     @property
     def lock(self) -> Path:
         """Locked by the process that works on the run."""
-        return self.state / "lock"
+        return self.path / LOCK
 
     @property
     def repeats(self) -> Path:

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
+import torch
+from ray.exceptions import RayError
 
 from slim import SlimError, StorageError
 from slim.tasks import Task
 from sweeps.cluster import Resources
 from sweeps.config import SweepConfig
-from sweeps.errors import InterruptedRun
+from sweeps.errors import InterruptedRun, StoppedRun
 from sweeps.progress import Progress
 from sweeps.run_folder import RunFolder
 from sweeps.stages import spread
@@ -51,20 +54,26 @@ class Session:
         if self.stop.made:
             raise InterruptedRun
 
-    def note_failure(self, what: str, error: BaseException) -> str:
+    def note_failure(self, what: str, error: BaseException, state: Path) -> BaseException | None:
         """Say that one of many trainings failed, which ends none of the others.
 
         Args:
             what: Was to be done.
             error: Why it was not.
+            state: Of the training, forgotten if it would fail again.
 
         Returns:
-            What was said, if it may succeed another time; nothing of a failure of its own.
+            What is to be raised after the others; nothing for a failure of its own.
         """
-        failure = f"{what} failed: {' '.join(str(error).split())[:200]}"
+        line = " ".join(str(error).split())[:200]
+        failure = f"{what} failed: {type(error).__name__}: {line}"
         self.progress.note(failure)
-        its_own = isinstance(error, SlimError) and not isinstance(error, StorageError)
-        return "" if its_own else failure
+        if isinstance(error, (StorageError, OSError, RayError, torch.OutOfMemoryError)):
+            return StoppedRun(failure)
+        if not isinstance(error, SlimError):
+            return error
+        self.folder.forget_failed(state, str(error))
+        return None
 
     def spread(
         self, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]

@@ -1,10 +1,8 @@
 """The stage that carries the front's networks and the dense one to other tasks."""
 
-import math
-
 import ray
 
-from sweeps.errors import StoppedRun
+from sweeps.mirror import stamps
 from sweeps.publishing import log_transfer
 from sweeps.session import Session
 from sweeps.transfer import finished_transfer, plan_transfer, run_transfer
@@ -26,7 +24,7 @@ def transfer_stage(session: Session, front: list[int]) -> None:
     finished = {job: result for job in jobs if (result := finished_transfer(job))}
     todo = [job for job in jobs if job not in finished]
     results = folder.transfers
-    folder.mirror.keep(results, since=math.inf, lacking=True)  # a killed run may not have
+    folder.mirror.keep(results, known=stamps([results]), lacking=True)  # a killed run may not have
     folder.forget_all(results, [job.state for job in finished])
     for result in finished.values():
         log_transfer(tracker, *result)  # nor have said so
@@ -39,12 +37,12 @@ def transfer_stage(session: Session, front: list[int]) -> None:
         session.progress.credit(f"transfer {task}", before / len(same))
     references = {task.name: ray.put(task) for task in session.transfers}
     arguments = [(job, references[job.task], config) for job in todo]
-    stopped = ""
+    failure: BaseException | None = None
     for index, result in session.spread(run_transfer, arguments):
         job = todo[index]
         if isinstance(result, BaseException):
             what = f"transfer of {job.trial} to {job.task}"
-            stopped = session.note_failure(what, result) or stopped
+            failure = session.note_failure(what, result, job.state) or failure
             continue
         folder.forget(job.state)
         rows.append(result[0])
@@ -57,5 +55,5 @@ def transfer_stage(session: Session, front: list[int]) -> None:
     rows.sort(key=lambda row: order[row.task, row.trial, row.method, row.seed])
     write_table(folder.path / "transfer.csv", TransferRow, rows)
     tracker.artifact(tracker.parent, folder.path / "transfer.csv")
-    if stopped:
-        raise StoppedRun(stopped)
+    if failure:
+        raise failure

@@ -37,12 +37,7 @@ class KeptImages:
         while _bytes() + images.nbytes > self.limit and next(iter(_kept.values())) is not batches:
             _kept.popitem(last=False)
         if _bytes() + images.nbytes <= self.limit:
-            batches.append((_owned(images), _owned(labels)))
-
-
-def _owned(values: Tensor) -> Tensor:
-    """A loader's values lie in shared memory, unless it has copied them to pinned memory."""
-    return values if values.is_pinned() else values.clone()
+            batches.append((images.clone(), labels.clone()))  # a loader's are shared or pinned
 
 
 def _bytes() -> int:

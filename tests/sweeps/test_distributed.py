@@ -212,7 +212,7 @@ def test_a_trial_of_two_workers_in_ray_tune_gives_the_network_of_one(
 def test_a_worker_that_dies_ends_all_and_the_run_in_one_line(cluster: None) -> None:
     with pytest.raises(ray.exceptions.WorkerCrashedError) as crash:
         list(stream(meeting, 1, "dies", workers=2, num_cpus=1))
-    assert outage(crash.value, "disk or server").startswith("workers ended again and again: ")
+    assert outage(crash.value, "disk or server").startswith("Ray gave up: WorkerCrashedError: ")
     with pytest.raises(LookupError) as bug:
         list(stream(meeting, 0, "raises", workers=1, num_cpus=1))
     assert outage(bug.value, "disk or server") == ""

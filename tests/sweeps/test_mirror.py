@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch import distributed
 
 import sweeps.mirror
 from slim import StoppedTraining
 from sweeps.config import SweepConfig
 from sweeps.errors import InputError
-from sweeps.mirror import Mirror, mirrored, working_folder
+from sweeps.mirror import MARK, Mirror, mirrored, stamps, working_folder
 from sweeps.run_folder import RunFolder
 from tests.sweeps.buckets import s3_server
 
@@ -171,14 +173,84 @@ def test_what_is_not_kept_is_not_fetched_and_what_is_dropped_is_gone(
     assert not there.folder.exists()
 
 
-def test_only_what_was_written_since_is_kept(bucket: str, tmp_path: Path) -> None:
+def test_what_is_known_to_be_kept_is_not_copied_until_it_changes(
+    bucket: str, tmp_path: Path
+) -> None:
     here, there = here_and_there(bucket, tmp_path)
-    for name in ("old", "new"):
-        write(here.folder / "run" / name, name)
-    os.utime(here.folder / "run" / "old", (100, 100))
-    here.keep(here.folder / "run", since=100)
+    old, new = (write(here.folder / "run" / name, name) for name in ("old", "new"))
+    known = stamps([old])
+    here.keep(here.folder / "run", known=known)
     there.fetch(there.folder / "run")
     assert [path.name for path in (there.folder / "run").iterdir()] == ["new"]
+    assert known == stamps([here.folder / "run"])
+    os.utime(write(old, "anew"), (100, 100))  # by a clock that was set back
+    new.unlink()
+    here.keep(here.folder / "run", known=known)
+    assert {path.name for path in here.kept(here.folder / "run")} == {"new", "old"}
+
+
+def test_a_newer_state_that_a_killed_worker_left_is_gone_on_from(
+    bucket: str, tmp_path: Path
+) -> None:
+    here, _ = here_and_there(bucket, tmp_path)
+    state = write(here.folder / "run" / "training.pt", "epoch 1")
+    here.keep(state)
+    write(state, "epochs 1 and 2")
+    os.utime(state, (2**32, 2**32))
+    assert list(mirrored(here, [state], lambda: iter([state.read_text()]))) == ["epochs 1 and 2"]
+
+
+def go_on(rank: int, tmp_path: Path, uri: str) -> None:
+    """One of two processes on machines of their own, which leaves what it went on from."""
+    meeting = f"file://{tmp_path}/meeting"
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    mirror = Mirror(uri, tmp_path / f"machine {rank}")
+    state = mirror.folder / "run" / "training.pt"
+    (seen,) = mirrored(mirror, [state], lambda: iter([state.read_text()]))
+    (tmp_path / f"seen {rank}").write_text(seen)
+
+
+@pytest.mark.parametrize("other", [None, "epoch 1", "another step"])
+def test_processes_that_train_together_go_on_from_the_state_of_the_first(
+    bucket: str, tmp_path: Path, other: str | None
+) -> None:
+    here, _ = here_and_there(bucket, tmp_path)
+    here.keep(write(here.folder / "run" / "training.pt", "epoch 1"))
+    for rank, left in enumerate(("step 7", other)):
+        if left:
+            state = write(tmp_path / f"machine {rank}" / "run" / "training.pt", left)
+            os.utime(state, (2**32, 2**32))
+    torch.multiprocessing.spawn(go_on, (tmp_path, bucket), nprocs=2)
+    assert {(tmp_path / f"seen {rank}").read_text() for rank in (0, 1)} == {"step 7"}
+
+
+def test_the_folder_of_a_run_that_is_worked_on_is_not_removed(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = RunFolder.create(SweepConfig(storage=bucket), "run")
+    with folder.alone():
+        write(folder.journal, "line")
+        (folder.path / MARK).unlink()
+        list(mirrored(folder.mirror, [folder.search], lambda: iter(["judged"])))
+        assert folder.journal.read_text() == "line"
+        assert (folder.path / MARK).is_file()
+
+
+def test_a_run_that_was_removed_from_its_bucket_is_no_run_and_its_name_is_free(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = RunFolder.create(SweepConfig(storage=bucket), "run")
+    left = write(folder.journal, "earlier")
+    with pytest.raises(InputError, match="run run exists in s3://"):
+        RunFolder.create(SweepConfig(storage=bucket), "run")
+    folder.mirror.drop(folder.path)
+    with pytest.raises(InputError, match="there is no run run in s3://"):
+        RunFolder.open(bucket, "run")
+    assert left.read_text() == "earlier"
+    RunFolder.create(SweepConfig(storage=bucket), "run")
+    assert not left.exists()
 
 
 def test_a_storage_that_cannot_be_used_is_refused_in_one_line(bucket: str) -> None:
