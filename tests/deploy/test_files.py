@@ -67,7 +67,9 @@ def test_commands_give_options_that_exist() -> None:
     job = parse(arguments_of(load("kuberay.yaml")["spec"]["entrypoint"]))
     assert (job.config.name, job.config.cluster) == ("deit-small", "auto")
     comments = re.findall(r"^# ?(.*)", (DEPLOY / "aws.yaml").read_text(), re.MULTILINE)
-    (command,) = re.findall(r"ray exec \S+ '([^']*)'", " ".join(comments))
+    (command,) = re.findall(r"ray exec \S+ '([^']*)'", "\n".join(comments))
+    command = command.replace("\\\n", "")
+    assert "\n" not in command  # where a shell would end it
     assert parse(arguments_of(command)).config.data == "/data/imagenet"
 
 
