@@ -26,8 +26,16 @@ _GROUPS = {
 }
 _USAGE = """run_sweep.py [--config FILE] [--OPTION VALUE ...] [--dry-run]
        run_sweep.py --resume NAME [--OPTION VALUE ...] [--dry-run]
-       run_sweep.py --report NAME [--storage FOLDER]
-       run_sweep.py --compare A B [--storage FOLDER]"""
+       run_sweep.py --report NAME [--storage FOLDER] [--tracking-uri URI]
+       run_sweep.py --compare A B [--storage FOLDER] [--tracking-uri URI]"""
+_RESUME = (
+    "Go on with a run. --trials may be raised; cluster, concurrency, workers, CPUs, GPUs, limits "
+    "of what is kept, retries, patience, min-gain, download, register and verbose may differ; all "
+    "else is as it began."
+)
+_READ_BY_REPORTS = {
+    *("--report", "--compare", "--config", "--storage", "--tracking-uri", "--verbose")
+}
 SECRET_WORDS = ("password", "passwd", "secret", "access_key", "token")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -65,7 +73,10 @@ def parse(arguments: list[str]) -> Command:
     compare = tuple(values.compare or ())
     _one_of(resume=resume, report=values.report, compare=compare)
     _one_of(dry_run=values.dry_run, report=values.report, compare=compare)
-    named = "--name" in _options(_normalised(arguments))
+    options = _options(_normalised(arguments))
+    if values.report or compare:
+        _refuse_unread(options)
+    named = "--name" in options
     _one_of(name=named and config.name != resume, resume=resume)
     for name in (config.name, config.searched, resume, values.report, *compare):
         check_name(name)
@@ -79,6 +90,13 @@ def _one_of(**given: Any) -> None:
     options = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
     if len(options) > 1:
         raise InputError(f"{options[0]} does not go with {options[1]}; leave one out")
+
+
+def _refuse_unread(options: set[str]) -> None:
+    """Refuse options that would change nothing of a report."""
+    given = {option.replace("_", "-") for option in options if option.startswith("--")}
+    if unread := sorted(given - _READ_BY_REPORTS):
+        raise InputError(f"{unread[0]} changes no report of a run that is there; leave it out")
 
 
 def read_values(path: Path) -> SweepConfig:
@@ -194,8 +212,8 @@ def make_parser() -> ArgumentParser:
         "--config", action="config", metavar="FILE", help="YAML file with values below."
     )
     name = str | None
-    parser.add_argument("--resume", type=name, metavar="NAME", help="A run to go on with.")
-    parser.add_argument("--report", type=name, metavar="NAME", help="A run to report again.")
+    parser.add_argument("--resume", type=name, metavar="NAME", help=_RESUME)
+    parser.add_argument("--report", type=name, metavar="NAME", help="Make a run's reports again.")
     parser.add_argument(
         "--compare",
         type=str,
@@ -209,7 +227,9 @@ def make_parser() -> ArgumentParser:
         const="text",
         default="",
         choices=["", "text", "json"],
-        help="Print the plan (budgets, MACs, parameters, estimated time) and train nothing.",
+        metavar="{text,json}",
+        help="Print the plan (budgets, MACs, parameters, estimated time) and train nothing; "
+        "--dry-run=json for programs.",
     )
     meanings = _meanings(SweepConfig)
     for field in fields(SweepConfig):

@@ -120,6 +120,7 @@ CASES: dict[str, Callable[[], list[str]]] = {
     ],
     "a transfer task without a name": lambda: ["--tasks", "digits,"],
     "a transfer task beside all": lambda: ["--tasks", "auto,digits"],
+    "an option that no report reads": lambda: ["--report", "mine", "--trials", "5"],
     "two things to do": lambda: ["--resume", "mine", "--report", "mine"],
     "another name on resuming": lambda: ["--resume", "mine", "--name", "yours"],
     "a budget above 1": lambda: ["--space.uniform", "[0.5, 1.5]"],
