@@ -115,17 +115,14 @@ class ComparisonData(NamedTuple):
     split: str
 
 
-def comparison_data(
-    data: FrontData, name: str, published: tuple[Published, ...] = PUBLISHED
-) -> ComparisonData:
+def comparison_data(data: FrontData, name: str) -> ComparisonData:
     """Set a run's front and published networks against their own dense models.
 
     Args:
         data: The run's front.
         name: What to call the run.
-        published: The networks to stand beside it.
     """
-    others = tuple(_published(network) for network in published)
+    others = tuple(_published(network) for network in PUBLISHED)
     if data.dense is None:
         return ComparisonData((), others, "validation")
     tested = [point.test_top1 for point in data.front] + [data.dense.test_top1]

@@ -21,6 +21,7 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from analysis.errors import ReportError
+from slim.errors import one_line
 from slim.files import write_text_atomic
 
 REPORTS = ("front", "budgets", "structure", "transfer", "comparison", "compute")
@@ -163,10 +164,10 @@ def _execute(name: str, parameters: dict[str, str], kernel: _OwnKernel) -> Noteb
             km=kernel,
         )
     except papermill.PapermillExecutionError as error:
-        problem = _line(f"{error.ename}: {error.evalue}")
+        problem = one_line(f"{error.ename}: {error.evalue}", 300)
         raise ReportError(f"report {name}: {problem}") from error
     except (RuntimeError, TimeoutError, OSError) as error:
-        raise ReportError(f"report {name}: its kernel failed: {_line(str(error))}") from error
+        raise ReportError(f"report {name}: its kernel failed: {one_line(error, 300)}") from error
 
 
 def _page(title: str, notebook: NotebookNode) -> str:
@@ -192,10 +193,6 @@ def _page(title: str, notebook: NotebookNode) -> str:
 def _figure_html(figure: dict[str, object]) -> str:
     config = {"displaylogo": False, "responsive": True}
     return to_html(figure, config=config, include_plotlyjs=False, full_html=False, validate=False)
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:300]
 
 
 _PAGE = """<!DOCTYPE html>

@@ -102,7 +102,8 @@ class Run:
             `url` the run's page, or missing when the tracking store is no server.
         epochs: Validation top-1 (%) of each trial after each epoch.
         transfer: One row per task, network, method and seed; `trial` is a number or `dense`.
-        stages: One row per child run that is not a trial: kind dense, search or transfer.
+        stages: One row per child run that is not a trial: kind dense, search, share or
+            transfer.
         judged: One row per budget that was judged without training, with the columns of
             `judged.csv`; none where the sweep judged nothing.
         architectures: By trial; trials without `architecture.json` are left out.

@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 import slim
 from analysis import theme, wording
 
+MOST_MAPS = 4
 PARTS = {"tokens": "Tokens", "mhsa": "MHSA dimensions", "mlp": "MLP units"}
 
 
@@ -105,13 +106,11 @@ def token_map(trial: int, architecture: slim.Architecture) -> TokenMap:
     return TokenMap(trial, kept.reshape(first.grid_size), architecture.spec.depth)
 
 
-def token_maps(
-    architectures: Mapping[int, slim.Architecture], most: int = 4
-) -> tuple[TokenMap, ...]:
-    """The token maps of up to `most` networks that drop tokens, spread from cheap to dear."""
+def token_maps(architectures: Mapping[int, slim.Architecture]) -> tuple[TokenMap, ...]:
+    """The token maps of a few networks that drop tokens, spread from cheap to dear."""
     order = structure_data(architectures).trials
     dropping = [t for t in order if kept_shares(architectures[t])["tokens"].min() < 1]
-    spread = np.linspace(0, len(dropping) - 1, min(most, len(dropping))).round().astype(int)
+    spread = np.linspace(0, len(dropping) - 1, min(MOST_MAPS, len(dropping))).round().astype(int)
     return tuple(token_map(dropping[i], architectures[dropping[i]]) for i in spread)
 
 

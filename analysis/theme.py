@@ -25,7 +25,6 @@ CLEAR = "rgba(0, 0, 0, 0)"
 
 GMACS = "Cost (GMACs per image)"
 VAL_TOP1 = "Validation top-1 (%)"
-TEST_TOP1 = "Test top-1 (%)"
 
 
 def span(values: Iterable[float], most: float = math.inf) -> list[float]:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import wording
-from analysis.markdown import markdown_table
 from analysis.transfer import DENSE, TransferData, transfer_data
+from benchmarks.markdown_table import markdown_table
 from slim.serving import load_about
 
 DENSE_TRIAL = "0"

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 import slim
-from analysis.markdown import markdown_table
 from benchmarks.machine import machine
+from benchmarks.markdown_table import markdown_table
 from slim.evaluation import top1
 from slim.tasks import FolderTask, Preprocessing
 

@@ -1,4 +1,4 @@
-"""Tables as Markdown, for pages that are written and for MLflow's descriptions."""
+"""Tables as Markdown, as the benchmarks print them for README and docs."""
 
 import pandas as pd
 

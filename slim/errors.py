@@ -35,3 +35,8 @@ class RecipeError(SlimError):
 
 class StoppedTraining(SlimError):
     """A training that was asked to stop, and whose state is written."""
+
+
+def one_line(error: object, most: int = 200) -> str:
+    """The text of an error, as others may write it, in one line of at most so many characters."""
+    return " ".join(str(error).split())[:most]

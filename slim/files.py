@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from slim.errors import FileFormatError
+from slim.errors import FileFormatError, one_line
 from slim.storage import needing_space
 
 VERSION = 2
@@ -91,7 +91,7 @@ def read_tensors(
         # Cloned: of the memory's own alignment, and no longer a view of the file.
         return {name: tensor.clone() for name, tensor in load_file(weights).items()}, header
     except (SafetensorError, ValueError) as error:
-        raise FileFormatError(f"{weights} is not a safetensors file: {_line(error)}") from error
+        raise FileFormatError(f"{weights} is not a safetensors file: {one_line(error)}") from error
 
 
 def read_header(folder: str | Path, stem: str, kind: str) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def read_header(folder: str | Path, stem: str, kind: str) -> dict[str, Any]:
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path} is not JSON: {_line(error)}") from error
+        raise FileFormatError(f"{path} is not JSON: {one_line(error)}") from error
     if not isinstance(header, dict) or header.get("format") != kind:
         raise FileFormatError(f"{path} does not describe a {kind}")
     if header.get("version") != VERSION:
@@ -201,10 +201,6 @@ def _sync(path: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:

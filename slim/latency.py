@@ -50,7 +50,7 @@ def latency(
     `torch.set_num_threads` before; two networks are compared best in turns, on an idle machine.
 
     Args:
-        vit: A subnetwork, a dense timm VisionTransformer, or one of them from `torch.compile`;
+        vit: A subnetwork, a dense timm model of a family, or one of them from `torch.compile`;
             left in the mode and on the device it came in.
         batch_size: Images in the batch.
         device: Where to measure; None for where the network is. Elsewhere a copy is measured.

@@ -39,7 +39,7 @@ def save(vit: nn.Module, folder: str | Path, about: dict[str, Any] | None = None
     stays as it is.
 
     Args:
-        vit: A subnetwork, or a dense timm VisionTransformer.
+        vit: A subnetwork, or a dense timm model of a family.
         folder: Replaced as one step when all is written.
         about: JSON values to keep beside it (data, budget, accuracy); shown on the card. Without
             `preprocessing` among them, what timm's `pretrained_cfg` says of the network is kept.
@@ -141,7 +141,7 @@ def export_onnx(vit: nn.Module, path: str | Path) -> Path:
     The check runs batches of two sizes, neither of them the size it was traced with.
 
     Args:
-        vit: A subnetwork, or a dense timm VisionTransformer; left in the mode it came in.
+        vit: A subnetwork, or a dense timm model of a family; left in the mode it came in.
         path: The file to write.
 
     Returns:

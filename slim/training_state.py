@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from slim.errors import FileFormatError
+from slim.errors import FileFormatError, one_line
 from slim.storage import needing_space
 
 # What `torch.load` and `load_state_dict` raise on a file that is damaged or of something else.
@@ -56,7 +56,7 @@ def reading_state(path: Path) -> Iterator[dict[str, Any]]:
     except (torch.OutOfMemoryError, PermissionError):
         raise
     except UNREADABLE as error:
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error)
         raise FileFormatError(
             f"{path} is not a state of this training: {line}; remove it to train from the start"
         ) from error

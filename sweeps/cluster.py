@@ -19,6 +19,7 @@ from ray._private.authentication.authentication_token_setup import (
 )
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
+from slim.errors import one_line
 from sweeps.config import SweepConfig
 from sweeps.errors import InputError
 from sweeps.versions import check_nodes
@@ -34,16 +35,12 @@ class Resources:
     """What the cluster has, and what one trial takes of it.
 
     Args:
-        cpus: CPUs of the cluster.
-        gpus: GPUs of the cluster.
         workers_per_trial: Processes that train one network.
         cpus_per_trial: CPUs of each of them.
         gpus_per_trial: GPUs of each of them.
         concurrency: Trials in flight at most.
     """
 
-    cpus: int
-    gpus: float
     workers_per_trial: int
     cpus_per_trial: int
     gpus_per_trial: float
@@ -98,7 +95,7 @@ def connect(config: SweepConfig) -> Iterator[Resources]:
             runtime_env=modules,
         )
     except Exception as error:  # Ray raises many kinds here
-        detail = " ".join(str(error).split())[:200]
+        detail = one_line(error)
         raise InputError(f"Ray cluster {config.cluster}: {detail}") from error
     try:
         if address != "local":
@@ -302,7 +299,7 @@ def resources_of(config: SweepConfig) -> Resources:
             "--cpus-per-trial, --gpus-per-trial, --workers-per-trial"
         )
     concurrency = config.concurrency or min(places // workers, MOST_IN_FLIGHT)
-    return Resources(cpus, gpus, workers, config.cpus_per_trial, per_trial, concurrency)
+    return Resources(workers, config.cpus_per_trial, per_trial, concurrency)
 
 
 def _trials_on(node: NodeResources, cpus: int, gpus: float) -> int:

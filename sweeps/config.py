@@ -81,13 +81,15 @@ class SweepConfig:
         data: The source task: mnist, digits, fashion-mnist[-IMAGES[+MORE]][:FOLDER] (of 3,000
             images, or as many as it says, and more for val and test alone), animal-mnist, an image
             folder, torch/NAME:FOLDER of torchvision, or hfds/FOLDER or hfds/NAME of Hugging Face.
-        tasks: Transfer tasks, comma-separated; `auto` for the embedded ones other than the data
-            where this is embedded too, `none` for none.
+        tasks: Transfer tasks, comma-separated; `none` for none; `auto`, where the data is
+            embedded, for those of digits, fashion-mnist and animal-mnist that are here and are not
+            the data.
         download: Let torchvision and Hugging Face fetch what is missing of the data and tasks.
         model: `vit` for a fresh timm VisionTransformer shaped by --vit.*, the name of any timm ViT
-            or Swin, or the folder of a saved network. Pretrained weights of a named model are
-            trained by AdamW at rates of 1e-4 (search: 5e-5), unless --STAGE.opt or --STAGE.lr is
-            given; a saved network is trained as a fresh one.
+            or Swin, or the folder of a saved network from which nothing is cut, such as a run's
+            `dense/`. Pretrained weights of a named model are trained by AdamW at rates of 1e-4
+            (search: 5e-5), unless --STAGE.opt or --STAGE.lr is given; a saved network is trained
+            as a fresh one.
         pretrained: Load timm's pretrained weights of a named model from its hub.
         weights: Local file (safetensors or state dict) with a named model's weights.
         searched: Name of a run in the same storage whose data, dense model and search are taken
@@ -99,16 +101,17 @@ class SweepConfig:
             and fine-tunes the best; `share` trains weights that all budgets share before it judges
             on these; `retrain`, the paper's way, trains every budget alone and judges none.
         trials: Budgets to train, the dense one counted.
-        patience: End the sweep before that when so many trials in a row have together added less
-            than `min_gain` to the front's hypervolume, unless judging misled; 0 for never.
-        min_gain: Percent of the box from chance at 1.1 times the dense MACs to 100 % at no cost.
+        patience: End the sweep before --trials when so many in a row have together added less than
+            --min-gain to the front's hypervolume, unless judging misled; 0 for never.
+        min_gain: What the hypervolume must gain for --patience to go on, in percent of the box
+            from chance at 1.1 times the dense MACs to 100 % at no cost.
         repeats: Trainings of each network of the front, each with its own seed; from 2 on,
             `repeats.csv` has them all.
         max_gmacs: Largest cost of a budget, in 1e9 MACs of one image.
         max_params_m: Most parameters of a budget, in millions.
-        max_latency_ms: Longest time of one image on a worker's device, in milliseconds; measured
-            on every judged and every trained network, in runs of which one in 20 is faster, so
-            that what else the machine does counts little.
+        max_latency_ms: Longest time of one image on a worker's device, in milliseconds: the 5 %
+            quantile of repeated runs, which other load hardly changes. Measured on every judged
+            and every trained network; a slower one is not trained (PRUNED), but for the dense.
         target_gmacs: Costs, comma-separated, for each of which the best split among the
             dimensions is sought; nothing else is judged or trained, but for the dense model.
         concurrency: Trials in flight at most; default: as many as the cluster holds when the run

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, ErrorCode
 
+from slim.errors import one_line
 from sweeps.errors import StoppedRun
 from sweeps.outbox import Message, Outbox
 
@@ -50,7 +51,7 @@ class Delivery:
             StoppedRun: Says what.
         """
         if self._refused is not None:
-            line = " ".join(str(self._refused).split())[:200]
+            line = one_line(self._refused)
             raise StoppedRun(f"tracking {self.where} refuses what it is told: {line}")
 
     def flush(self, patience: float = PATIENCE) -> None:
@@ -103,7 +104,7 @@ class Delivery:
                 return
 
     def _lost(self, error: Exception) -> None:
-        self._last_error = " ".join(str(error).split())[:200]
+        self._last_error = one_line(error)
         if self._failing_since is None:
             self._failing_since = time.monotonic()
             self.note(f"tracking {self.where} does not answer; what it is to be told waits")

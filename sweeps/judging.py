@@ -14,7 +14,7 @@ from slim import Budget
 from sweeps.broadcast import receive_checkpoint
 from sweeps.cluster import Resources
 from sweeps.judged import JudgedRow, JudgedStudy
-from sweeps.stages import spread
+from sweeps.stages import raised, spread
 from sweeps.trial import TrialJob, measured_latency, receive_calibration
 from sweeps.untrained import repaired_top1
 from sweeps.worker import worker_device
@@ -41,9 +41,7 @@ def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> It
     jobs = (some and (*some, job) for some in batches.budgets(together))
     retries, mirror = job.config.max_retries, job.mirror
     for _, rows in spread(judge, jobs, most, retries=retries, mirror=mirror, **resources.trial):
-        if isinstance(rows, BaseException):
-            raise rows
-        if batches.add(rows):
+        if batches.add(raised(rows)):
             yield batches.told
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from pyarrow import ArrowException, fs
 
 from slim import StoppedTraining
+from slim.errors import one_line
 from slim.files import write_text_atomic
 from slim.processes import Processes
 from sweeps.errors import InputError
@@ -180,7 +181,7 @@ class Mirror:
                 stream.write(b"")
             system.delete_file(probe)
         except (OSError, ArrowException) as error:
-            line = " ".join(str(error).split())[:200]
+            line = one_line(error)
             raise InputError(
                 f"storage {self.storage} cannot be used: {line}; check bucket and credentials"
             ) from error

@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 import slim
+from slim.errors import one_line
 from slim.storage import is_out_of_space
 from slim.tasks import SPLITS, Task
 from slim.training import Epoch
@@ -205,7 +206,7 @@ def outage(error: BaseException, places: str) -> str:
     if is_out_of_space(error):
         return f"no space is left for {places}; free some"
     if isinstance(error, RayError) and not isinstance(error, RayTaskError):
-        return f"Ray gave up: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return f"Ray gave up: {type(error).__name__}: {one_line(error)}"
     return ""
 
 
@@ -247,7 +248,7 @@ def _register(session: Session, front: list[TrialRow], checkpoint: slim.MaskChec
     except Exception as error:
         if not may_pass(error):
             raise
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error)
         raise StoppedRun(f"the networks could not be registered: {line}") from error
 
 

@@ -17,7 +17,7 @@ from sweeps.tracking import fail_at_once, unusable
 
 
 def report(command: Command) -> int:
-    """Make the reports that a command asks for, in the runs' storage and in MLflow.
+    """Make the reports that a command asks for, in the runs' storage; a run's own in MLflow too.
 
     Returns:
         The exit code: 0.

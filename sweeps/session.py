@@ -10,6 +10,7 @@ import torch
 from ray.exceptions import RayError
 
 from slim import SlimError, StorageError
+from slim.errors import one_line
 from slim.tasks import Task
 from sweeps.cluster import Resources
 from sweeps.config import SweepConfig
@@ -65,7 +66,7 @@ class Session:
         Returns:
             What is to be raised after the others; nothing for a failure of its own.
         """
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error)
         failure = f"{what} failed: {type(error).__name__}: {line}"
         self.progress.note(failure)
         if isinstance(error, (StorageError, OSError, RayError, torch.OutOfMemoryError)):
@@ -98,10 +99,3 @@ class Session:
         for one in ended:
             self.end_if_asked()
             yield one
-
-
-def raised(result: Any) -> Any:
-    """The result of a job itself, or the exception that stands in its place, raised."""
-    if isinstance(result, BaseException):
-        raise result
-    return result

@@ -11,6 +11,7 @@ from slim.training import Epoch, Training
 from sweeps.config import SweepConfig
 from sweeps.course import course
 from sweeps.dense import saved_preprocessing
+from sweeps.space import smallest_budget
 from sweeps.worker import worker_device
 
 
@@ -28,10 +29,10 @@ def share_weights(
         state: File of the training's state, for resuming.
     """
     device, processes = worker_device(), Processes.current()
-    options, space = config.share, config.space
+    options = config.share
     searched = slim.MaskCheckpoint.load(search)
     shared = SharedModel(searched)
-    smallest = slim.Budget(space.tokens_min, space.mhsa_min, space.mlp_min)
+    smallest = smallest_budget(config.space)
     objective = sandwich(
         slim.load(dense_folder).to(device),
         smallest,

@@ -168,8 +168,10 @@ class SearchConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class ShareConfig(TrainConfig):
-    """Weight-shared training after the search: each step trains the full-size network, the
-    smallest of the space and random ones between, all on the same weights.
+    """Training of weights that all budgets share, after the search.
+
+    Each step trains the full-size network, the smallest of the space and random ones between, all
+    on the same weights.
 
     Args:
         epochs: Passes over the train split; default: 5 with the method `share`, else 0: then
@@ -223,6 +225,7 @@ class TransferConfig(TrainConfig):
         methods: Comma-separated: `finetune` trains all weights, `probe` a linear classifier on
             frozen features, `scratch` the same architecture from fresh weights.
         seeds: Repeats of each network, task and method, each with its own seed.
+        lr: Peak learning rate of `finetune`.
         probe_lr: Peak learning rate of `probe`.
         scratch_lr: Peak learning rate of `scratch`.
         img_size: Height and width in pixels of the tasks' images, to which the networks are

@@ -131,6 +131,13 @@ def spread(
                 yield index, getattr(error, "cause", None) or error
 
 
+def raised(result: Any) -> Any:
+    """The result of a job itself, or the exception that stands in its place, raised."""
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
 def _generate(
     workers: int, mirror: Mirror, function: Callable[..., Iterator[Any]], args: tuple[Any, ...]
 ) -> Iterator[Any]:

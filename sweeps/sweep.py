@@ -6,6 +6,7 @@ from typing import Any
 from ray import tune
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 
+from slim.errors import one_line
 from slim.storage import is_out_of_space
 from sweeps.cluster import Resources
 from sweeps.early_stopping import ParetoHalving
@@ -55,7 +56,7 @@ def sweep_budgets(
     )
     tuner.fit()
     if isinstance(recorder.error, OSError) and not is_out_of_space(recorder.error):
-        raise StoppedRun(" ".join(str(recorder.error).split())[:200]) from recorder.error
+        raise StoppedRun(one_line(recorder.error)) from recorder.error
     if recorder.error is not None:
         raise recorder.error
     if recorder.stop.reason:

@@ -10,7 +10,8 @@ from slim.subnetwork import architecture_of
 from slim.tasks import Task
 from sweeps.dense import saved_preprocessing
 from sweeps.recorder import run_of
-from sweeps.session import Session, raised
+from sweeps.session import Session
+from sweeps.stages import raised
 from sweeps.study import BudgetStudy
 from sweeps.trials import COMPLETE, TrialRow
 from sweeps.worker import worker_device

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
+from analysis.runs import EXPERIMENT
 from sweeps.delivery import PATIENCE, Delivery
 from sweeps.errors import InputError
 from sweeps.front_view import SHARED_VIEW, front_page, front_view
@@ -24,7 +25,6 @@ from sweeps.ledger import Ledger
 from sweeps.outbox import Message, Outbox
 from sweeps.versions import versions_of
 
-EXPERIMENT = "vit-slim"
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 LONGEST_PARAM = 6000
 MOST_PARAMS = 100

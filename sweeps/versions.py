@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from slim.errors import one_line
 from sweeps.errors import InputError
 
 LIBRARIES = ("ray", "torch", "torchvision", "timm")
@@ -35,7 +36,7 @@ def check_nodes(shipped: bool) -> None:
         try:
             theirs = ray.get(answer, timeout=NODE_SECONDS)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            line = " ".join(str(error).split())[:200]
+            line = one_line(error)
             raise InputError(f"node {address} does not run this project: {line}") from error
         compare_versions(ours, theirs, address)
 

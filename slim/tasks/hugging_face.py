@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import timm.data
 from PIL import Image
 
-from slim.errors import TaskError
+from slim.errors import TaskError, one_line
 from slim.tasks.images import ImageTask
 from slim.tasks.splits import Sample, arrange, check_samples
 
@@ -93,7 +93,7 @@ def load_hugging_face(name: str, source: str, cache: str, download: bool) -> Hug
     except TaskError:
         raise
     except Exception as error:  # of files, formats, hub and network, of many kinds
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error)
         raise TaskError(f"data {name} cannot be read: {line or type(error).__name__}") from error
 
 

@@ -14,7 +14,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from slim.errors import TaskError
+from slim.errors import TaskError, one_line
 from slim.seeds import derive_seed
 from slim.tasks.augment import Distortions
 from slim.tasks.kept_images import KeptImages
@@ -205,7 +205,7 @@ class _Images(Dataset[tuple[Tensor, int] | TaskError]):
         try:
             image = _converted(self.task.open_image(reference), self.mode)
         except Exception as error:  # decoders of damaged files raise errors of many kinds
-            line = " ".join(str(error).split())[:200]
+            line = one_line(error)
             return TaskError(f"image {self.task.where(reference)} cannot be read: {line}")
         with _seeded(int(self.seeds[index])):
             return self.transform(image), label
