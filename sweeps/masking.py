@@ -68,7 +68,7 @@ def search_masks(
         batches = task.calibration_batches(
             preprocessing,
             options.recipe().augmentation,
-            max(1, options.batch_size // options.accumulation),
+            options.images_at_once,
             options.score_images,
             config.seed,
         )

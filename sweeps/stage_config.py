@@ -113,6 +113,11 @@ class TrainConfig:
     crop_scale: Fraction = 1.0
     aug_repeats: PositiveInt = 1
 
+    @property
+    def images_at_once(self) -> int:
+        """Images that go through the network together: a part of a step's."""
+        return max(1, self.batch_size // self.accumulation)
+
     def recipe(self, processes: int = 1) -> Recipe:
         """The recipe that `slim` trains by, in each of so many processes."""
         distortions = {f.name: getattr(self, f.name) for f in fields(Augmentation)}

@@ -30,20 +30,16 @@ def calibration_for(
     options = config.finetune
     distorted = options.recipe().augmentation
     batches = task.calibration_batches(
-        preprocessing, distorted, _batch_size(config), options.repair_images, config.seed
+        preprocessing, distorted, options.images_at_once, options.repair_images, config.seed
     )
     return Calibration(teacher, (images for images, _ in batches), _KEPT_STREAMS)
 
 
 def calibration_images(config: SweepConfig, task: Task) -> int:
     """Images that `calibration_for` takes: whole batches, at most one epoch."""
-    batch_size = _batch_size(config)
+    batch_size = config.finetune.images_at_once
     batches = -(-int(config.finetune.repair_images or 0) // batch_size)
     return min(batches, task.steps_per_epoch(batch_size)) * batch_size
-
-
-def _batch_size(config: SweepConfig) -> int:
-    return max(1, config.finetune.batch_size // config.finetune.accumulation)
 
 
 def images_before_training(config: SweepConfig, model: Any, task: Task) -> tuple[int, int]:
