@@ -112,15 +112,17 @@ def _stops_sentence(stopped: pd.DataFrame, data: ComputeData) -> str:
     """Of the trials that were stopped at a rung."""
     if stopped.empty:
         return "No trial was stopped early."
-    whole = data.trials.loc[data.trials["state"] == "COMPLETE", "epochs"].max()
+    complete = data.trials["state"] == "COMPLETE"
+    whole = data.trials.loc[complete, "epochs"].max()
+    asked = int((~complete | (data.trials["epochs"] > 0)).sum())  # all but a dense model untrained
     told = (
-        f"{wording.counted(len(stopped), 'trial')} of {len(data.trials)} "
+        f"{wording.counted(len(stopped), 'trial')} of {asked} "
         f"{'was' if len(stopped) == 1 else 'were'} stopped early"
     )
     if not whole > 0:
         return f"{told}; no complete trial tells how many epochs that saved."
     saved = float((whole - stopped["epochs"].fillna(0)).clip(lower=0).sum())
-    planned = whole * len(data.trials)
+    planned = whole * asked
     return (
         f"{told}, which saved {saved:.0f} of {planned:.0f} epochs "
         f"({wording.share(saved / planned)})."

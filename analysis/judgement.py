@@ -28,10 +28,11 @@ def judgement_data(judged: pd.DataFrame, trials: pd.DataFrame) -> JudgementData:
 
     Args:
         judged: The columns of `judged.csv`; empty where nothing was judged.
-        trials: The columns of `trials.csv`.
+        trials: The columns of `trials.csv`. Those without an epoch were not trained: the dense
+            model as it stands.
     """
     names = list(BUDGETS)
-    left = trials.loc[trials["state"] == "COMPLETE", ["trial", "gmacs", "val_top1", *names]]
+    left = trials.loc[_trained(trials), ["trial", "gmacs", "val_top1", *names]]
     left = left.assign(key=_keys(left)).rename(columns={"val_top1": "trained"})
     right = pd.DataFrame({"key": _keys(judged), "judged": judged["val_top1"].astype(float)})
     pairs = left.merge(right.drop_duplicates("key"), on="key")
@@ -63,8 +64,9 @@ def judgement_sentence(data: JudgementData) -> str:
         f"changed top-1 by {wording.points(float(gain.median()))} points in the median, from "
         f"{wording.points(float(gain.min()))} (trial {least}) to "
         f"{wording.points(float(gain.max()))} (trial {most}). Most budgets were picked for "
-        "what they were judged at, on the same images, so judged accuracy tends to be too good "
-        "and the change too small."
+        "what they were judged at, so judged accuracy tends to be too good and the change too "
+        "small; where val has more than `judge.images`, judging was on so many of them, and the "
+        "change has their sampling error."
     )
 
 
@@ -108,9 +110,9 @@ def draw_judged_beside_trained(data: JudgementData, trials: pd.DataFrame) -> go.
         data: With at least one judged budget.
         trials: The columns of `trials.csv`.
     """
-    complete = trials[trials["state"] == "COMPLETE"]
+    trained = trials[_trained(trials)]
     figure = go.Figure()
-    looks = ("judged", data.judged, theme.FAINT, 5), ("trained", complete, theme.BLUE, 9)
+    looks = ("judged", data.judged, theme.FAINT, 5), ("trained", trained, theme.BLUE, 9)
     for name, rows, color, size in looks:
         kept = [f"{title} %{{customdata[{i}]:.0%}}" for i, title in enumerate(BUDGETS.values())]
         trace = go.Scatter(
@@ -128,6 +130,11 @@ def draw_judged_beside_trained(data: JudgementData, trials: pd.DataFrame) -> go.
     figure.update_yaxes(title_text=theme.VAL_TOP1)
     figure.update_layout(template=theme.TEMPLATE, showlegend=True, hovermode="closest")
     return figure
+
+
+def _trained(trials: pd.DataFrame) -> pd.Series:
+    """Which are COMPLETE and not the dense model as it stands."""
+    return (trials["state"] == "COMPLETE") & (trials["epochs"] > 0)
 
 
 def _keys(rows: pd.DataFrame) -> pd.Series:

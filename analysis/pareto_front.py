@@ -20,7 +20,8 @@ class Point(NamedTuple):
     """One COMPLETE trial.
 
     Budgets are fractions, `gmacs` is 1e9 MACs for one image, `params_m` 1e6 parameters, `*_top1`
-    is percent; `latency_ms` is of one image, NaN where it was not measured.
+    is percent; `latency_ms` is of one image, NaN where it was not measured. With 0 `epochs` it
+    was not trained: the dense model as it stands.
     """
 
     trial: int
@@ -31,6 +32,7 @@ class Point(NamedTuple):
     params_m: float
     val_top1: float
     test_top1: float
+    epochs: float
     latency_ms: float
     url: str | None
 
@@ -50,7 +52,7 @@ class FrontData(NamedTuple):
 
     @property
     def dense_trial(self) -> Point | None:
-        """The dense budget, searched and trained as all trials."""
+        """The dense budget: the dense model as it stands, or trained as all trials."""
         return next((point for point in (*self.front, *self.dominated) if point.is_dense), None)
 
 
@@ -133,7 +135,7 @@ def front_sentence(data: FrontData, val_images: int | None = None) -> str:
         "cheap and at least as accurate on the validation split, and better in one of the two."
     ]
     told += [_against_dense(data.front, data.dense)] if data.dense else [_NO_DENSE]
-    if data.dense and data.dense_trial:
+    if data.dense and data.dense_trial and data.dense_trial.epochs:
         told.append(
             f"The dense budget, searched and trained as all trials (trial "
             f"{data.dense_trial.trial}), has {wording.top1(data.dense_trial.val_top1)} %."

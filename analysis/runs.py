@@ -125,7 +125,7 @@ class Run:
     def dense(self) -> DenseModel | None:
         """The dense model as it was loaded or trained before the search; None if not known.
 
-        Trial 0 has the dense budget too, but was searched and trained on as all trials are.
+        Trial 0 has the dense budget too: it is this model, or trained as all trials are.
         """
         known = self.stages[(self.stages["kind"] == "dense") & self.stages["val_top1"].notna()]
         if known.empty or not self.architectures:

@@ -97,7 +97,7 @@ def surface_sentence(surface: Surface | None, what: str) -> str:
 
     Args:
         surface: The surface.
-        what: Of what the accuracies are: "trained networks", "judged budgets".
+        what: Of what the accuracies are: "complete trials", "judged budgets".
     """
     if surface is None:
         return (

@@ -35,11 +35,14 @@ def transfer_data(transfer: pd.DataFrame, trials: pd.DataFrame) -> TransferData:
 
     Args:
         transfer: The columns of `transfer.csv`.
-        trials: The columns of `trials.csv`.
+        trials: The columns of `trials.csv`. A trial that is the dense model as it stands is left
+            out: its rows are those of `dense`.
     """
     split = "test" if transfer["test_top1"].notna().any() else "val"
     measured = transfer.assign(top1=transfer[f"{split}_top1"].astype(float)).dropna(subset="top1")
     measured = measured.assign(trial=measured["trial"].astype(str))
+    standing = trials.loc[trials["epochs"] == 0, "trial"].astype(str)
+    measured = measured[~measured["trial"].isin(standing)]
     grouped = measured.groupby(["task", "method", "trial"], as_index=False)
     networks = grouped.agg(
         gmacs=("gmacs", "mean"),

@@ -67,7 +67,7 @@ def row_of(storage: Path, seed: int, method: str, further: list[str]) -> dict[st
         "front": int(front_mask(complete).sum()),
         "epochs of trials": int(trials["epochs"].sum()),
         "hypervolume": course.hypervolumes()[-1],
-    } | gains(folder, complete)
+    } | gains(folder, complete[complete["epochs"] > 0])
 
 
 def gains(folder: Path, trials: pd.DataFrame) -> dict[str, float]:

@@ -33,7 +33,7 @@ from sweeps.judged_networks import JudgedNetworks
 from sweeps.space import DENSE, smallest_budget
 from sweeps.trial import keeps_outputs
 from sweeps.trials import COMPLETE
-from sweeps.untrained import calibration_images
+from sweeps.untrained import calibration_images, judged_images
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = "default"
@@ -43,6 +43,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "weight sharing (1)": ("--method", "share"),
     "no judging (2)": ("--judge.budgets", "0"),
     "60 judged": ("--judge.budgets", "60"),
+    "judged on all of val": ("--judge.images", "0"),
+    "the dense budget trained": ("--finetune.dense", "true"),
     "no judged start (3)": ("--judge.start", "0"),
     "not repaired": ("--finetune.repair_images", "0"),
     "ranked by Taylor": ("--search.score", "taylor"),
@@ -141,7 +143,7 @@ def course(setting: Setting, run: Run) -> Course:
     work = Work(setting, setting.folder / run.name)
     rows = pd.read_csv(work.folder / "trials.csv").to_dict("records")
     judged = work.judged()
-    shared = work.sharing() + sum(work.untrained(budget) for budget in judged)
+    shared = work.sharing() + sum(work.judging(budget) for budget in judged)
     shared += work.reference() * bool(judged)
     return work.course(run.arm, shared, work.points(rows))
 
@@ -165,7 +167,7 @@ def judged_course(setting: Setting, run: Run) -> Course:
     tests, points = json.loads(_tested(setting, run).read_text()), []
     judged = zip(work.judged().items(), tests, strict=True)
     for number, ((budget, accuracy), test) in enumerate(judged):
-        spent = work.untrained(budget)
+        spent = work.judging(budget)
         points.append(Point(number, work.gmacs(budget), accuracy, test, 0, spent))
     return work.course(JUDGED, work.sharing() + work.reference(), tuple(points))
 
@@ -235,14 +237,17 @@ class Work:
     def points(self, rows: Sequence[dict[str, Any]]) -> tuple[Point, ...]:
         """The trials, from their rows in trials.csv, by number.
 
-        Where the dense model's outputs are kept, a trial runs it for the epochs that none had
-        before; else for all its own. The first trial has the dense model's streams computed.
+        The dense model as it stands is evaluated on val. Where its outputs are kept, a trial runs
+        it for the epochs that none had before; else for all its own. The first that is trained has
+        the dense model's streams computed.
         """
         kept, known, points = keeps_outputs(self.config, self.task), 0, list[Point]()
         for row in rows:
             epochs = int(row["epochs"])
             point = self.point(row, max(0, epochs - known) if kept else epochs)
-            spent = point.compute + (0.0 if points else self.reference())
+            spent = point.compute + (0.0 if known else self.reference())
+            if not epochs and _budget(row) == DENSE:
+                spent = point.gmacs * self.val
             points.append(replace(point, compute=spent))
             known = max(known, epochs)
         return tuple(points)
@@ -259,19 +264,23 @@ class Work:
             val_top1=float(row["val_top1"]) if complete else None,
             test_top1=float(row["test_top1"]) if complete else None,
             epochs=epochs,
-            compute=self.untrained(_budget(row)) + trained + epochs * gmacs * self.val,
+            compute=self.untrained(_budget(row), self.val) + trained + epochs * gmacs * self.val,
         )
 
     def reference(self) -> float:
         """Of the dense model's streams, which a process that repairs computes once."""
         return self.dense * calibration_images(self.config, self.task)
 
-    def untrained(self, budget: slim.Budget) -> float:
+    def judging(self, budget: slim.Budget) -> float:
+        """Of a judged network."""
+        return self.untrained(budget, judged_images(self.config, self.task))
+
+    def untrained(self, budget: slim.Budget, val: int) -> float:
         """Of repairing a fresh network where the run does, and of evaluating it."""
         gmacs, images = self.gmacs(budget), calibration_images(self.config, self.task)
         if not images:
-            return gmacs * self.val
-        return gmacs * self.val + (gmacs + self.least_squares(budget)) * images
+            return gmacs * val
+        return gmacs * val + (gmacs + self.least_squares(budget)) * images
 
     def least_squares(self, budget: slim.Budget) -> float:
         """1e9 MACs an image of what repair does with the features of each layer.

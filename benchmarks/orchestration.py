@@ -57,6 +57,7 @@ from sweeps.study import BudgetStudy
 from sweeps.sweep import sweep_budgets
 from sweeps.tracking import Tracker
 from sweeps.trial import TrialJob, run_trial
+from sweeps.untrained import judged_images
 
 PARTS = ("sweep", "shell", "judge")
 WORKERS = 2
@@ -92,9 +93,10 @@ def main() -> None:
             if "shell" in options.parts:
                 tell("shell loop", looped(folder, config))
         if "judge" in options.parts:
+            judged = JudgeConfig(budgets=options.judged, images=options.images)
             for repair_images in (0, FinetuneConfig().repair_images):
                 for slots in (WORKERS, 1):
-                    judge_all(folder, options.judged, slots, repair_images)
+                    judge_all(folder, judged, slots, repair_images)
 
 
 def arguments() -> argparse.Namespace:
@@ -104,6 +106,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=8, help="a multiple of the workers")
     parser.add_argument("--seconds", type=float, default=30.0, help="of a trial at least")
     parser.add_argument("--judged", type=int, default=200, help="more than a batch, 16")
+    few = JudgeConfig().images
+    parser.add_argument("--images", type=int, default=few, help="of val, to judge on; 0 for all")
     parser.add_argument("--data", default="mnist", help="the task's name")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--trial", type=int, help="train this one alone, as the shell loop does")
@@ -141,7 +145,10 @@ def sweep_config(folder: Path, trials: int, epochs: int) -> SweepConfig:
         space=ALIKE,
     )
     return resolved(
-        replace(config, finetune=replace(config.finetune, epochs=epochs, repair_images=0))
+        replace(
+            config,
+            finetune=replace(config.finetune, epochs=epochs, repair_images=0, dense=True),
+        )
     )
 
 
@@ -291,13 +298,13 @@ def tell(what: str, spans: list[Span]) -> None:
     )
 
 
-def judge_all(folder: Path, budgets: int, slots: int, repair_images: int) -> None:
+def judge_all(folder: Path, judged: JudgeConfig, slots: int, repair_images: int) -> None:
     """Print what judged budgets cost beside their bare evaluation."""
     config = SweepConfig(
         data=data_of(folder),
         cluster="local",
         concurrency=slots,
-        judge=JudgeConfig(budgets=budgets),
+        judge=judged,
         finetune=FinetuneConfig(repair_images=repair_images),
         storage=str(folder / "runs"),
         tracking_uri=f"sqlite:///{folder}/mlflow.db",
@@ -306,11 +313,16 @@ def judge_all(folder: Path, budgets: int, slots: int, repair_images: int) -> Non
     with connect(config) as resources:
         spent = costed_judging(folder, config, resources)  # warms the workers up
         judging, rows = timed_judging(folder, config, resources)
-    bare = bare_seconds(folder, rows, slots)
+    task = load_task(config.data)
+    images, every = judged_images(config, task), task.size("val")
+    bare = bare_seconds(folder, rows, slots, images)
+    told = f"{slots * judging / bare:.2f} times that (slots x time on the clock)"
+    if images < every:
+        whole = slots * judging / bare_seconds(folder, rows, slots, every)
+        told += f", {whole:.2f} times the evaluation on all {every} of val"
     print(
         f"judging on {slots}, repaired with {repair_images} images: {len(rows)} budgets, "
-        f"{1e3 * bare / len(rows):.0f} ms of evaluation; "
-        f"judged in {slots * judging / bare:.2f} times that (slots x time on the clock); "
+        f"{1e3 * bare / len(rows):.0f} ms of evaluation on {images} images; judged in {told}; "
         f"{spent:.2f} times in processor time of the workers",
         flush=True,
     )
@@ -362,24 +374,25 @@ def costed_judge(first: int, budgets: list[slim.Budget], job: TrialJob) -> list[
     rows = judge(first, budgets, job)
     judging, bare = time.process_time() - began, 0.0
     checkpoint, task = receive_checkpoint(job.shared), ray.get(job.shared.task)
+    most = judged_images(job.config, task)
     for budget in budgets:
         vit = slim.extract(checkpoint, checkpoint.select(budget))
         began = time.process_time()
-        top1(vit, task, "val", job.shared.preprocessing)
+        top1(vit, task, "val", job.shared.preprocessing, most=most)
         bare += time.process_time() - began
     if first >= int(job.config.judge.batch):  # a worker's first ones warm up
         (job.states.parent / f"{first}.cpu").write_text(json.dumps([judging, bare]))
     return rows
 
 
-def bare_seconds(folder: Path, rows: list[JudgedRow], slots: int) -> float:
+def bare_seconds(folder: Path, rows: list[JudgedRow], slots: int, most: int) -> float:
     """Seconds of evaluating the same networks, by as many processes at once; summed over them."""
     with ProcessPoolExecutor(slots, get_context("spawn")) as pool:
         parts = [rows[slot::slots] for slot in range(slots)]
-        return sum(pool.map(evaluate_all, [folder] * slots, parts))
+        return sum(pool.map(evaluate_all, [folder] * slots, parts, [most] * slots))
 
 
-def evaluate_all(folder: Path, rows: list[JudgedRow]) -> float:
+def evaluate_all(folder: Path, rows: list[JudgedRow], most: int) -> float:
     """Seconds of the evaluations alone, in this process."""
     torch.set_num_threads(1)
     checkpoint, task = checkpoint_of(folder), load_task(data_of(folder))
@@ -388,7 +401,7 @@ def evaluate_all(folder: Path, rows: list[JudgedRow]) -> float:
     for number, row in enumerate([rows[0], *rows]):
         vit = slim.extract(checkpoint, checkpoint.select(row.budget))
         began = time.monotonic()
-        top1(vit, task, "val", preprocessing)
+        top1(vit, task, "val", preprocessing, most=most)
         if number:  # the first one warms up
             seconds += time.monotonic() - began
     return seconds

@@ -20,6 +20,7 @@ def top1(
     device: torch.device | str = "cpu",
     processes: Processes = ALONE,
     amp: str = "none",
+    most: int | None = None,
 ) -> float:
     """Top-1 accuracy in percent, 0 to 100; the model is left in the mode it came in.
 
@@ -32,11 +33,12 @@ def top1(
         device: Where.
         processes: Share the split's images; each gets the accuracy on all of them.
         amp: Type of autocast, as in a `Recipe`.
+        most: Images at most, drawn by chance, the same for every network; None for all.
     """
     right = torch.zeros((), dtype=torch.int64, device=device)
     total = 0
     batches = task.eval_batches(
-        split, preprocessing, batch_size, processes.rank, processes.world_size, device
+        split, preprocessing, batch_size, processes.rank, processes.world_size, device, most
     )
     with evaluating(model):
         for images, labels in batches:

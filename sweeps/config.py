@@ -35,6 +35,8 @@ class JudgeConfig:
         budgets: To judge, 0 for none; default: 250, and 0 with the method `retrain`.
         sampler: Optuna's sampler that picks them, and the trained ones after the first: `tpe`,
             `gp` or `random`.
+        images: Of val, at most, that they are evaluated on, drawn by chance once for all; 0 for
+            all. Trained networks are evaluated on all.
         batch: Budgets proposed at once; the same for any number of workers, so that these do not
             change what is judged.
         start: Share of the trials that start from the judged front, those first that add most to
@@ -45,6 +47,7 @@ class JudgeConfig:
 
     budgets: NonNegativeInt | None = None
     sampler: Literal["tpe", "gp", "random"] = "tpe"
+    images: NonNegativeInt = 1500
     batch: PositiveInt = 16
     start: ClosedUnitInterval = 0.7
     trust: ClosedUnitInterval = 0.5
@@ -100,18 +103,20 @@ class SweepConfig:
         method: `judge` judges many budgets on the searched weights, repaired but not trained,
             and fine-tunes the best; `share` trains weights that all budgets share before it judges
             on these; `retrain`, the paper's way, trains every budget alone and judges none.
-        trials: Budgets to train, the dense one counted.
+        trials: Networks of the sweep, the dense one counted, which is trained only with
+            --finetune.dense.
         patience: End the sweep before --trials when so many in a row have together added less than
             --min-gain to the front's hypervolume, unless judging misled; 0 for never.
         min_gain: What the hypervolume must gain for --patience to go on, in percent of the box
             from chance at 1.1 times the dense MACs to 100 % at no cost.
-        repeats: Trainings of each network of the front, each with its own seed; from 2 on,
+        repeats: Trainings of each trained network of the front, each with its own seed; from 2 on,
             `repeats.csv` has them all.
         max_gmacs: Largest cost of a budget, in 1e9 MACs of one image.
         max_params_m: Most parameters of a budget, in millions.
         max_latency_ms: Longest time of one image on a worker's device, in milliseconds: the 5 %
             quantile of repeated runs, which other load hardly changes. Measured on every judged
-            and every trained network; a slower one is not trained (PRUNED), but for the dense.
+            and every trained network; a slower one is not trained (PRUNED). The dense model, which
+            is trial 0, may be slower.
         target_gmacs: Costs, comma-separated, for each of which the best split among the
             dimensions is sought; nothing else is judged or trained, but for the dense model.
         concurrency: Trials in flight at most; default: as many as the cluster holds when the run

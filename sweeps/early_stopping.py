@@ -21,10 +21,10 @@ Outcome = tuple[float, float]  # val top-1, GMACs
 class ParetoHalving(FIFOScheduler):
     """Stops a trial that is not among the best `1 / reduction` of those that came to its rung.
 
-    The dense trial, and the cheapest and the dearest of a rung, always go on: they are the ends of
-    the front. What trials had at a rung, and what came of it, stands in the study, so a resumed
-    sweep goes on from it; what a trial had at a rung that a killed driver or worker did not tell
-    of is compared at its next report.
+    The dense trial, where it is trained, and the cheapest and the dearest of a rung, always go on:
+    they are the ends of the front. What trials had at a rung, and what came of it, stands in the
+    study, so a resumed sweep goes on from it; what a trial had at a rung that a killed driver or
+    worker did not tell of is compared at its next report.
 
     Args:
         study: Where rungs are written down.

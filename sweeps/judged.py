@@ -20,7 +20,10 @@ _TRIES = 20  # rounds without a new network, after which the space counts as exh
 
 @dataclass(frozen=True)
 class JudgedRow(TableRow):
-    """A judged budget; units as in `TrialRow`, `latency_ms` of one image where it is measured."""
+    """A judged budget; units as in `TrialRow`, `latency_ms` of one image where it is measured.
+
+    `val_top1` is on those images of val that all budgets are judged on.
+    """
 
     number: int
     tokens: float

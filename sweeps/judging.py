@@ -124,6 +124,7 @@ def judge(first: int, budgets: list[Budget], job: TrialJob) -> list[JudgedRow]:
     checkpoint, task = receive_checkpoint(job.shared), ray.get(job.shared.task)
     calibration = receive_calibration(task, job, device)
     seen, amp = (task, job.shared.preprocessing), job.config.finetune.amp
+    most = job.config.judge.images or None
     rows = []
     for number, budget in enumerate(budgets, first):
         started = time.monotonic()
@@ -138,7 +139,7 @@ def judge(first: int, budgets: list[Budget], job: TrialJob) -> list[JudgedRow]:
                 mlp=budget.mlp,
                 gmacs=cost.macs / 1e9,
                 params_m=cost.params / 1e6,
-                val_top1=repaired_top1(vit, calibration, *seen, amp),
+                val_top1=repaired_top1(vit, calibration, *seen, amp, most),
                 latency_ms=measured_latency(vit, job.config),
                 seconds=time.monotonic() - started,
             )

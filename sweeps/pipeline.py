@@ -44,7 +44,7 @@ from sweeps.tracking import FAILED, FINISHED, KILLED, Tracker
 from sweeps.training_stage import training_stage
 from sweeps.transfer_stage import transfer_stage
 from sweeps.trial import TrialJob, keeps_outputs
-from sweeps.trials import TrialRow, write_table
+from sweeps.trials import TrialRow, has_front, write_table
 
 DONE, NO_FRONT = 0, 1
 SECONDS_TO_SAY_GOODBYE = 3.0
@@ -160,10 +160,9 @@ class Run:
             raise
         finally:
             self.tracker.close()
-        front = pareto_front(rows)
-        self._print_end(front, spreads, plan)
+        self._print_end(rows, spreads, plan)
         self.folder.remember("finished_trials", self.config.trials)
-        return DONE if front else NO_FRONT
+        return DONE if has_front(rows) else NO_FRONT
 
     @property
     def _interrupted(self) -> str:
@@ -191,7 +190,8 @@ class Run:
             self.stop,
         )
 
-    def _print_end(self, front: list[TrialRow], spreads: Spreads, plan: Plan) -> None:
+    def _print_end(self, rows: list[TrialRow], spreads: Spreads, plan: Plan) -> None:
+        front = pareto_front(rows) if has_front(rows) else []
         page, uri = self.tracker.front_page(self.folder.name), self.config.tracking_uri
         print_end(front, plan.dense_gmacs, spreads, self.folder, uri, page)
 
@@ -227,8 +227,8 @@ def _stages(session: Session, task: Task) -> tuple[list[TrialRow], Spreads]:
     write_table(folder.path / "front.csv", TrialRow, front)
     publish_front(tracker, folder, rows, checkpoint)
     publish_models(tracker, folder, front)
-    transfer_stage(session, [row.trial for row in front])
-    tracker.finish_parent(FINISHED if front else FAILED)  # the reports say how it ended
+    transfer_stage(session, front)
+    tracker.finish_parent(FINISHED if has_front(rows) else FAILED)  # the reports say how it ended
     session.progress.begin("reports")
     tracker.flush()
     if config.register:

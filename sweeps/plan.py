@@ -18,7 +18,7 @@ from sweeps.searched import known_scores, stages_taken
 from sweeps.space import DENSE, BudgetSpace, mean_share
 from sweeps.transfer import transfer_methods
 from sweeps.trial import keeps_outputs
-from sweeps.untrained import images_before_training
+from sweeps.untrained import images_before_training, judged_images
 
 # A training step costs a forward and twice that backward; distillation adds a dense forward.
 TRAIN, FORWARD = 3, 1
@@ -93,6 +93,7 @@ class Plan:
     may_end_early: bool
     extra_trials: int
     judged: int
+    judged_images: int
     concurrency: int
     budgets: tuple[PlannedBudget, ...]
     stages: tuple[PlannedStage, ...]
@@ -111,7 +112,7 @@ class Plan:
             f"{self.dense_params_m:.4g} M parameters",
             *([f"taken from another run: {', '.join(self.taken)}"] if self.taken else []),
             *self._told_finished(),
-            *([f"{self.judged} budgets judged"] if self.judged else []),
+            *self._told_judged(),
             f"{'at most ' if self.may_end_early else ''}{self.trials} trials, "
             f"{self.concurrency} at a time"
             + ("; they start from the judged front" if self.judged else "")
@@ -134,6 +135,10 @@ class Plan:
         if self.seconds is not None:
             lines.append(f"in all about {format_seconds(self.seconds)} on this machine")
         return "\n".join(lines)
+
+    def _told_judged(self) -> list[str]:
+        on = "all" if self.judged_images == self.images["val"] else f"{self.judged_images:,}"
+        return [f"{self.judged} budgets judged, on {on} images of val"] if self.judged else []
 
     def _told_finished(self) -> list[str]:
         done, trials = self.finished.stages, self.finished.trials
@@ -169,22 +174,28 @@ def make_plan(
     share = mean_share(space)
     kept, taken = keeps_outputs(config, task), stages_taken(config)
     judged = int(config.judge.budgets or 0)
-    by_network, by_dense = images_before_training(config, model, task)
-    untrained = gmacs * (share * by_network + by_dense)
-    front = max(1, config.trials // 2)
+    looked_at = judged_images(config, task)
+    untrained = {
+        seen: gmacs * (share * by_network + by_dense)
+        for seen in (looked_at, val)
+        for by_network, by_dense in [images_before_training(config, model, task, seen)]
+    }
+    standing = not config.finetune.dense  # trial 0 is the dense model, and is not trained
+    front = min(max(1, config.trials // 2), config.trials - standing)
     again = front * (config.repeats - 1)
     epochs, seeds = config.finetune.epochs, config.repeats - 1
     trials = max(0, config.trials - finished.trials)
-    first, firsts = min(trials, concurrency), min(again, seeds * concurrency)  # begin together
-    swept = _trials_work(config, trials, first if kept else trials, gmacs, share, task)
+    trained = trials - (standing and not finished.trials)
+    first, firsts = min(trained, concurrency), min(again, seeds * concurrency)  # begin together
+    swept = _trials_work(config, trained, first if kept else trained, gmacs, share, task)
     repeated = _trials_work(config, again, firsts if kept else again, gmacs, share, task)
     work = [
         ("dense", 1, dense_epochs(config), gmacs * dense_epochs(config) * (TRAIN * train + val)),
         ("search", 1, config.search.epochs, _search_work(config, gmacs, train, val)),
         ("share", 1, int(config.share.epochs or 0), _share_work(config, space, train, val)),
-        ("judge", judged, 0, judged * untrained),
-        ("sweep", trials, epochs, swept + trials * untrained),
-        ("repeats", again, epochs, repeated + again * untrained),
+        ("judge", judged, 0, judged * untrained[looked_at]),
+        ("sweep", trained, epochs, swept + trained * untrained[val]),
+        ("repeats", again, epochs, repeated + again * untrained[val]),
         ("test", config.trials, 0, gmacs * (1 + config.trials * share) * test),
     ]
     for other in transfers:
@@ -217,6 +228,7 @@ def make_plan(
         extra_trials=int(config.judge.extra_trials or 0),
         concurrency=concurrency,
         judged=judged,
+        judged_images=looked_at,
         budgets=tuple(_planned(space, n, space.fit(b, n) if n else b) for n, b in budgets),
         stages=stages,
         seconds=None if None in times else sum(t for t in times if t is not None),

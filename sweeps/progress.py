@@ -166,7 +166,7 @@ def print_end(
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=WIDTH)
     dense = slim.serving.load_about(folder.dense)
     table = front_table(front, dense_gmacs, dense, spreads)
-    console.print(table if front else "no trial completed: no front")
+    console.print(table if front else "no training came to its end: no front")
     console.print(f"files:   {folder.path}", markup=False)
     console.print(f"reports: {folder.reports}", markup=False)
     if tracking_uri.startswith("http"):

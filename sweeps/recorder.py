@@ -137,7 +137,7 @@ class Recorder(tune.Callback):
         number = int(trial.config["number"])
         figures = {name: result[name] for name in COLUMNS if name in result}
         self._log_course(number, result)
-        if not result["epochs"]:
+        if not result["epochs"] and "whole" not in result:
             self.untrained[number] = float(result["val_top1"])
         self.tracker.metrics(run_of(number), figures, step=int(result["epochs"]))
         if self.stopper is not None:  # the study knows a rung more, perhaps
@@ -161,7 +161,7 @@ class Recorder(tune.Callback):
         if reason := result.get("pruned", stopped):
             self._close(trial, PRUNED, reason)
             return
-        if int(result.get("epochs", -1)) < self.epochs:
+        if "whole" not in result and int(result.get("epochs", -1)) < self.epochs:
             self._close(trial, FAILED, "stopped before its last epoch")
             return
         row = self._row(trial, COMPLETE)

@@ -60,8 +60,9 @@ class RepeatJob:
 
 
 def plan_repeats(front: list[TrialRow], repeats: int, folder: Path) -> list[RepeatJob]:
-    """Which trainings follow the trials' own."""
-    return [RepeatJob(row, repeat, folder) for row in front for repeat in range(1, repeats)]
+    """Which trainings follow the trials' own; the dense model as it stands had none."""
+    trained = [row for row in front if row.epochs]
+    return [RepeatJob(row, repeat, folder) for row in trained for repeat in range(1, repeats)]
 
 
 def repeat_trial(job: RepeatJob, shared: TrialJob) -> Iterator[RepeatRow | None]:

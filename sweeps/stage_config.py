@@ -204,6 +204,8 @@ class FinetuneConfig(TrainConfig):
         epochs: Passes over the train split.
         repair_images: Training images for the closed-form repair of judged networks, and of
             trained ones before their training, 0 for none.
+        dense: Train the dense budget, trial 0, too, from the weights that all are cut from and as
+            long as the others; else trial 0 is the dense model as it stands.
         reduction: Early stopping: of the trials that come to a rung (epochs / reduction, epochs /
             reduction^2, ...) one of so many goes on, at least 2, by non-dominated rank; 0 for no
             stopping.
@@ -217,6 +219,7 @@ class FinetuneConfig(TrainConfig):
     weight_decay: NonNegative = 0.02
     warmup_epochs: NonNegative = 0.2
     repair_images: NonNegativeInt = 1024
+    dense: bool = False
     reduction: Reduction = 0
     distillation: ClosedUnitInterval = 0.9
     temperature: Positive = 2.0

@@ -61,6 +61,7 @@ class BudgetStudy:
         self.patience, self.min_gain = config.patience, config.min_gain
         self.options, self.judged = config.judge, judged
         self.first = first_budgets(config, space, judged)
+        self._judged_top1 = {space.identity(row.budget): row.val_top1 for row in judged.rows()}
         self.study = open_study(journal, "budgets")
         self.readings = Readings(space)
         for trial in self._frozen(TrialState.RUNNING, TrialState.WAITING):
@@ -111,16 +112,13 @@ class BudgetStudy:
     def rank_correlation(self) -> float | None:
         """Kendall's tau between judged and trained accuracy of the COMPLETE trials asked for.
 
-        None while there are too few of them, where all are alike, or where nothing is judged.
+        The dense model as it stands is none of them. None while there are too few of them, where
+        all are alike, or where nothing is judged.
         """
         if not self.options.budgets:
             return None
-        notes = [t.user_attrs for t in self._frozen(TrialState.COMPLETE) if t.number < self.trials]
-        pairs = [
-            (note["untrained_top1"], note["val_top1"])
-            for note in notes
-            if note.get("untrained_top1") is not None
-        ]
+        complete = [t for t in self._frozen(TrialState.COMPLETE) if t.number < self.trials]
+        pairs = self._before_and_after(complete)
         if len(pairs) < FEWEST_PAIRS:
             return None
         tau = float(kendalltau(*zip(*pairs, strict=True)).statistic)
@@ -224,11 +222,7 @@ class BudgetStudy:
         misled = len(trials) >= self.trials
         if misled or not self.options.budgets:
             return [*trained, *running]
-        gains = [
-            t.values[0] - t.user_attrs["untrained_top1"]
-            for t in complete
-            if t.user_attrs.get("untrained_top1") is not None
-        ]
+        gains = [after - before for before, after in self._before_and_after(complete)]
         gain = sum(gains) / len(gains) if gains else 0.0
         tried = {self.readings.identity(trial) for trial in [*complete, *asked]}
         judged = [
@@ -237,6 +231,17 @@ class BudgetStudy:
             if one.val_top1 is not None and self.space.identity(one.budget) not in tried
         ]
         return [*judged, *trained, *running]
+
+    def _before_and_after(self, complete: list[FrozenTrial]) -> list[tuple[float, float]]:
+        """Top-1 of the trained ones, in percent: as their network was judged, and on all of val.
+
+        Of a budget that was not judged, what it had on all of val before its training.
+        """
+        return [
+            (self._judged_top1.get(self.readings.identity(t), before), t.user_attrs["val_top1"])
+            for t in complete
+            if (before := t.user_attrs.get("untrained_top1")) is not None
+        ]
 
     def _note(self, row: TrialRow, **more: Any) -> None:
         """Keep what Optuna has no field for."""

@@ -32,12 +32,13 @@ def sweep_stage(
     epochs = config.finetune.epochs
     reduction = config.finetune.reduction
     stopper = ParetoHalving(study, epochs, reduction) if reduction else None
-    watch = _watch(session, study, epochs)
+    watch = _watch(session, study)
     recorder = Recorder(study, tracker, folder, checkpoint, epochs, stopper, watch, session.stop)
     recorder.reconcile()
     if study.remaining() > 0:
         session.progress.begin("sweep")
-        session.progress.credit("sweep", len(study.rows()) / config.trials)
+        done = sum(_epochs(config, row.trial) for row in study.rows())
+        session.progress.credit("sweep", done / _planned_epochs(config))
         sweep_budgets(job, study, recorder, stopper, session.resources, folder, config.verbose)
     else:
         session.progress.skip("sweep")
@@ -63,13 +64,22 @@ def _why_fewer(config: SweepConfig, study: BudgetStudy) -> str:
     return "there seem to be no other networks in the space"
 
 
-def _watch(
-    session: Session, study: BudgetStudy, each: int
-) -> Callable[[str, int, dict[str, Any]], None]:
-    """Show what happens to trials of so many epochs each."""
-    epochs: dict[int, int] = {row.trial: each for row in study.rows()}
+def _epochs(config: SweepConfig, number: int) -> int:
+    """Of a trial; trial 0 may be the dense model as it stands."""
+    return config.finetune.epochs if number or config.finetune.dense else 0
+
+
+def _planned_epochs(config: SweepConfig) -> int:
+    """Of all trials that were asked for, at least 1."""
+    return max(1, sum(_epochs(config, number) for number in range(config.trials)))
+
+
+def _watch(session: Session, study: BudgetStudy) -> Callable[[str, int, dict[str, Any]], None]:
+    """Show what happens to trials."""
+    config = session.config
+    epochs = {row.trial: _epochs(config, row.trial) for row in study.rows()}
     running: set[int] = set()
-    total = session.config.trials * each
+    total = _planned_epochs(config)
 
     def watch(event: str, number: int, figures: dict[str, Any]) -> None:
         if event == "started":
@@ -80,8 +90,8 @@ def _watch(
         session.progress.trials(study.rows(), len(running))
         if event in ("failed", "pruned"):
             session.progress.note(f"trial {number} {event}: {figures['reason']}")
-            epochs[number] = each
         if event in ("complete", "failed", "pruned"):
+            epochs[number] = _epochs(config, number)  # no more of them are to come
             share = sum(epochs.values()) / total
             session.progress.advance("sweep", share, f"trial {number} {event}")
 

@@ -8,6 +8,7 @@ import slim
 from slim.evaluation import top1
 from slim.subnetwork import architecture_of
 from slim.tasks import Task
+from sweeps.config import dense_epochs
 from sweeps.dense import saved_preprocessing
 from sweeps.recorder import run_of
 from sweeps.session import Session
@@ -41,8 +42,9 @@ def testing_stage(session: Session, study: BudgetStudy) -> list[TrialRow]:
         _add(session, missing[index], {"test_top1": known[missing[index]]})
         detail = f"network {before + done}/{total}"
         progress.advance("test", (before + done) / total, detail)
+    steps = {str(row.trial): row.epochs for row in study.rows()}
     for key in missing:
-        _log(session, key, known[key])
+        _log(session, key, known[key], steps.get(key, dense_epochs(session.config)))
     folder.remember("test_top1", known)
     return [replace(row, test_top1=known.get(str(row.trial))) for row in study.rows()]
 
@@ -60,10 +62,10 @@ def tell_of_network(session: Session, key: str, about: dict[str, Any]) -> None:
     _log_files(session, key)
 
 
-def _log(session: Session, key: str, test_top1: float) -> None:
-    """Tell MLflow of one network, whose files say it too now."""
+def _log(session: Session, key: str, test_top1: float, epochs: int) -> None:
+    """Tell MLflow of one network, trained so long, whose files say it too now."""
     tracker, (run, _) = session.tracker, _place(key)
-    tracker.metrics(run, {"test_top1": test_top1}, step=session.config.finetune.epochs)
+    tracker.metrics(run, {"test_top1": test_top1}, step=epochs)
     _log_files(session, key)
     if key == DENSE_KEY:
         cost = slim.count(architecture_of(slim.load(_network(session, key))))

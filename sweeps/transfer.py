@@ -32,6 +32,7 @@ from sweeps.worker import worker_device
 Transferred = tuple[TransferRow, list[float], float]
 """The row, val top-1 (percent) after each epoch, and seconds of training."""
 METHODS = ("finetune", "probe", "scratch")
+DENSE = "dense"
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def plan_transfer(
     tasks: list[Task], front: list[int], folder: RunFolder, config: SweepConfig
 ) -> list[TransferJob]:
     """The dense model and each network of the front, on each task, by each method and seed."""
-    networks = [("dense", folder.dense)]
+    networks = [(DENSE, folder.dense)]
     networks += [(str(number), folder.models / str(number)) for number in front]
     return [
         TransferJob(task.name, trial, method, seed, network, folder.transfers)

@@ -15,6 +15,7 @@ from torch import nn
 import slim
 from slim.calibration import Calibration
 from slim.distillation import distill_from
+from slim.evaluation import top1
 from slim.kept_outputs import KeptOutputs, kept_bytes
 from slim.processes import Processes
 from slim.tasks import Task
@@ -85,7 +86,8 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     """Train one budget; yields the row's figures after repair and after each epoch.
 
     A network slower than the limit is not trained: its figures end with the reason, `pruned`.
-    With a `repeat` in the proposal the seed is another, and so is the name of the saved network.
+    Neither is the dense budget, trial 0, unless asked: its figures are `whole` at once. With a
+    `repeat` in the proposal the seed is another, and so is the name of the saved network.
     """
     started, processes = time.monotonic(), Processes.current()
     number, repeat = int(proposal["number"]), int(proposal.get("repeat", 0))
@@ -98,19 +100,31 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
     cost = slim.count(architecture)
     figures = {"gmacs": cost.macs / 1e9, "params_m": cost.params / 1e6}
     torch.manual_seed(job.config.seed + repeat)
-    vit = slim.extract(checkpoint, architecture).to(device)
-    calibration = receive_calibration(task, job, device)
-    untrained = repaired_top1(vit, calibration, task, shared.preprocessing, options.amp)
+    as_it_stands = architecture.is_dense and not options.dense and not repeat
+    if as_it_stands:
+        vit = receive_teacher(shared).to(device)
+        seen = (task, "val", shared.preprocessing)
+        untrained = top1(vit, *seen, device=device, processes=processes, amp=job.config.dense.amp)
+    else:
+        vit = slim.extract(checkpoint, architecture).to(device)
+        calibration = receive_calibration(task, job, device)
+        untrained = repaired_top1(vit, calibration, task, shared.preprocessing, options.amp)
     latency, limit = measured_latency(vit, job.config), job.config.max_latency_ms
     if latency is not None:
         latency = processes.sums([latency], device)[0] / processes.world_size
         figures["latency_ms"] = latency
     prepared = time.monotonic() - started
+    first = _progress(0, untrained, prepared)
+    if as_it_stands:
+        if processes.rank == 0:
+            slim.save(vit, job.models / name, _about(number, budget, task, job, figures | first))
+        yield figures | first | {"whole": True}
+        return
     if latency is not None and limit is not None and latency > limit and number and not repeat:
         reason = f"{latency:.4g} ms an image, more than --max-latency-ms {limit:g}"
-        yield figures | _progress(0, untrained, prepared) | {"pruned": reason}
+        yield figures | first | {"pruned": reason}
         return
-    yield figures | _progress(0, untrained, prepared)
+    yield figures | first
     teacher = receive_teacher(shared).to(device)
     training = fine_tuning(vit, teacher, task, job, repeat)
     state = job.states / name / "training.pt"
@@ -118,17 +132,8 @@ def train_budget(proposal: dict[str, Any], job: TrialJob) -> Iterator[dict[str, 
         if epoch.epoch < options.epochs:
             yield figures | _course(training, prepared)
     course = _course(training, prepared)
-    about = {
-        "trial": number,
-        "budget": {"tokens": budget.tokens, "mhsa": budget.mhsa, "mlp": budget.mlp},
-        **{name: course[name] for name in ("val_top1", "epochs", "seconds")},
-        "data": task.fingerprint(),
-        "preprocessing": shared.preprocessing.to_json(),
-        "class_names": list(task.classes),
-    }
-    if latency is not None:
-        about["latency_ms"] = latency
     if processes.rank == 0:
+        about = _about(number, budget, task, job, figures | course)
         slim.save(training.evaluated, job.models / name, about)
     if training.accumulation > options.accumulation:
         figures["accumulation"] = training.accumulation
@@ -193,6 +198,21 @@ def measured_latency(vit: nn.Module, config: SweepConfig) -> float | None:
     The low quantile: workers run beside each other, which the median would tell more of.
     """
     return slim.latency(vit).low_ms if config.max_latency_ms is not None else None
+
+
+def _about(
+    number: int, budget: slim.Budget, task: Task, job: TrialJob, figures: dict[str, Any]
+) -> dict[str, Any]:
+    """What is kept beside a trial's network."""
+    names = ("val_top1", "epochs", "seconds", "latency_ms")
+    return {
+        "trial": number,
+        "budget": {"tokens": budget.tokens, "mhsa": budget.mhsa, "mlp": budget.mlp},
+        **{name: figures[name] for name in names if name in figures},
+        "data": task.fingerprint(),
+        "preprocessing": job.shared.preprocessing.to_json(),
+        "class_names": list(task.classes),
+    }
 
 
 def _course(training: Training, prepared: float) -> dict[str, Any]:

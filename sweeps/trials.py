@@ -51,6 +51,15 @@ class TrialRow(TableRow):
     latency_ms: float | None = None
 
 
+def has_front(rows: Iterable[TrialRow]) -> bool:
+    """Whether there is more to show than a dense model beside which each training failed."""
+    ended = list(rows)
+    trained = [row.state for row in ended if row.epochs or row.state != COMPLETE]
+    return any(row.state == COMPLETE for row in ended) and (
+        not trained or any(state != FAILED for state in trained)
+    )
+
+
 @dataclass(frozen=True)
 class TransferRow(TableRow):
     """A network on a transfer task; `trial` is `dense` in the dense model's rows.

@@ -42,19 +42,27 @@ def calibration_images(config: SweepConfig, task: Task) -> int:
     return min(batches, task.steps_per_epoch(batch_size)) * batch_size
 
 
-def images_before_training(config: SweepConfig, model: Any, task: Task) -> tuple[int, int]:
+def judged_images(config: SweepConfig, task: Task) -> int:
+    """Images of val that a judged network is evaluated on."""
+    return min(task.size("val"), config.judge.images or task.size("val"))
+
+
+def images_before_training(
+    config: SweepConfig, model: Any, task: Task, val: int
+) -> tuple[int, int]:
     """Images that are seen for each network before any training of its own.
 
     Args:
         config: The run's.
         model: Shaped as the dense one.
         task: The source task.
+        val: Images of val that it is evaluated on.
 
     Returns:
         By the network, which is repaired and evaluated; by the dense model, whose streams may be
         kept.
     """
-    val, repaired = task.size("val"), calibration_images(config, task)
+    repaired = calibration_images(config, task)
     if not repaired:
         return val, 0
     image = torch.zeros(1, *read_spec(model).input_size)
@@ -69,6 +77,7 @@ def repaired_top1(
     task: Task,
     preprocessing: Preprocessing,
     amp: str = "none",
+    most: int | None = None,
 ) -> float:
     """Repair a fresh subnetwork towards the dense model, and evaluate it.
 
@@ -79,6 +88,7 @@ def repaired_top1(
         task: The source task.
         preprocessing: What the network expects of an image.
         amp: Type of autocast of the evaluation.
+        most: Images of val at most, the same for every network; None for all.
 
     Returns:
         Top-1 on val, in percent.
@@ -87,4 +97,4 @@ def repaired_top1(
         repair_towards(vit, calibration)
     device = next(vit.parameters()).device
     seen, processes = (task, "val", preprocessing), Processes.current()
-    return top1(vit, *seen, device=device, processes=processes, amp=amp)
+    return top1(vit, *seen, device=device, processes=processes, amp=amp, most=most)

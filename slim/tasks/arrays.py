@@ -152,11 +152,12 @@ class ArrayTask(Task):
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
+        most: int | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Task.eval_batches`."""
         images, labels = self._tensors(preprocessing)
         mean, std = (values.to(device) for values in _channel_tensors(preprocessing))
-        mine = self.splits[split][rank::world_size].copy()
+        mine = self.splits[split][self.looked_at(split, most, rank, world_size)]
         for start in range(0, len(mine), batch_size):
             chosen = torch.from_numpy(mine[start : start + batch_size])
             shown = images[chosen].to(device).float()

@@ -131,6 +131,7 @@ class ImageTask(Task):
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
+        most: int | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Task.eval_batches`."""
         transform = create_transform(
@@ -142,9 +143,11 @@ class ImageTask(Task):
             crop_mode=preprocessing.crop_mode,
             normalize=False,
         )
-        mine = self.samples[split][rank::world_size]
+        most = None if most is None or most >= self.size(split) else most  # one and the same pass
+        positions = self.looked_at(split, most, rank, world_size)
+        mine = [self.samples[split][position] for position in positions]
         keeps = self.kept if split == "val" else None  # which networks are chosen by
-        kept = keeps.batches(preprocessing, batch_size, rank, world_size) if keeps else []
+        kept = keeps.batches(preprocessing, batch_size, rank, world_size, most) if keeps else []
         known = list(kept)
         normalise = _Normaliser(preprocessing, device)
         for images, labels in known:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -212,6 +213,7 @@ class Task(ABC):
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
+        most: int | None = None,
     ) -> Iterable[tuple[Tensor, Tensor]]:
         """A split once, in its order, undistorted; the last batch may be smaller.
 
@@ -224,10 +226,18 @@ class Task(ABC):
             rank: Of this process.
             world_size: How many processes share the split.
             device: Where batches are wanted; images go there as bytes, and are normalised there.
+            most: Images at most, drawn by chance, the same each time; None for all.
 
         Returns:
             Images (B, C, H, W) float32, normalised, and labels (B,) int64, on the device.
         """
+
+    def looked_at(self, split: str, most: int | None, rank: int, world_size: int) -> np.ndarray:
+        """Positions in a split of what `eval_batches` gives a process, ascending."""
+        drawn = np.arange(self.size(split))
+        if most is not None:
+            drawn = np.sort(np.random.default_rng(len(drawn)).permutation(drawn)[:most])
+        return drawn[rank::world_size]
 
     def steps_per_epoch(self, batch_size: int, world_size: int = 1) -> int:
         """Batches that `train_batches` gives in an epoch."""

@@ -27,12 +27,18 @@ def test_trials_are_matched_with_what_their_budget_was_judged(judged_run: Run) -
 def test_five_of_them_say_how_well_judging_ranks(judged_run: Run) -> None:
     judged = judged_run.judged.head(5)
     gains = [13.0, 12.0, 13.2, 14.0, 15.0]
-    trained = judged.assign(trial=range(5), state="COMPLETE", val_top1=judged["val_top1"] + gains)
+    trained = judged.assign(trial=range(5), state="COMPLETE", epochs=8)
+    trained["val_top1"] += gains
     told = judgement_sentence(judgement_data(judged, trained))
     assert "Over the 5 that were trained too" in told
     assert "is +" in told
     assert "`kendall_tau`" in told
     assert "+13.20 points in the median, from +12.00 (trial 1) to +15.00 (trial 4)" in told
+
+
+def test_the_dense_model_as_it_stands_was_not_trained(judged_run: Run) -> None:
+    trials = judged_run.trials.assign(epochs=[0.0, *judged_run.trials["epochs"][1:]])
+    assert judgement_data(judged_run.judged, trials).pairs["trial"].tolist() == [1, 2]
 
 
 def test_both_are_drawn_over_their_cost(judged_run: Run) -> None:

@@ -110,6 +110,8 @@ def test_the_sentence_says_how_the_front_stands_against_dense() -> None:
     assert "Trial 1 needs 50 % of the dense model's MACs" in front_sentence(better)
     assert "(91.00 against 90.00 %)" in front_sentence(better)
     assert "trained as all trials (trial 0), has 89.00 %" in front_sentence(better)
+    standing = trials_table(gmacs=[4, 2], val_top1=[90, 91]).assign(epochs=[0.0, 3.0])
+    assert "trained as all trials" not in front_sentence(front_data(standing, DENSE))
     worse = front_data(trials_table(gmacs=[4, 2], val_top1=[90, 88.5]), DENSE)
     assert "trial 1, -1.50 points at 50 % of its MACs" in front_sentence(worse)
     assert "nothing is compared" in front_sentence(worse._replace(dense=None))

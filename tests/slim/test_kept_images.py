@@ -105,6 +105,19 @@ def test_processes_sizes_and_splits_have_images_of_their_own(task: FolderTask) -
     assert Counting.opened == 2 * (18 + 6)
 
 
+def test_some_images_of_a_split_are_kept_apart_from_all(task: FolderTask) -> None:
+    task.keep_images(10**6)
+    whole, some = batches(task), batches(task, most=5)
+    assert [len(labels) for _, labels in some] == [4, 1]
+    shown = torch.cat([images for images, _ in whole])
+    assert all(any(torch.equal(one, other) for other in shown) for one in some[0][0])
+    Counting.opened = 0
+    assert same(batches(task), whole)
+    assert same(batches(task, most=5), some)
+    assert same(batches(task, most=10**6), whole)
+    assert Counting.opened == 0
+
+
 def test_what_was_asked_for_longest_ago_makes_room(task: FolderTask) -> None:
     other = pickle.loads(pickle.dumps(task))
     for each in (task, other):

@@ -360,6 +360,20 @@ def test_evaluation_takes_a_split_once_and_in_its_order(split):
     assert labels.tolist() == task.labels[task.splits[split]].tolist()
 
 
+def test_an_evaluation_on_some_images_is_of_the_same_ones_each_time():
+    task = numbered()
+    all_there_are = task.splits["val"].tolist()
+    some = numbers(task.eval_batches("val", RAW, 4, most=11))
+    assert len(set(some)) == 11
+    assert some == sorted(some)
+    assert set(some) < set(all_there_are)
+    assert some == numbers(task.eval_batches("val", RAW, 4, most=11))
+    assert some != all_there_are[:11]
+    parts = [numbers(task.eval_batches("val", RAW, 4, rank, 2, most=11)) for rank in (0, 1)]
+    assert sorted(parts[0] + parts[1]) == some
+    assert numbers(task.eval_batches("val", RAW, 4, most=10**6)) == all_there_are
+
+
 def test_batches_are_given_on_the_device_where_they_are_wanted():
     for images, labels in numbered().eval_batches("val", RAW, 16, device="meta"):
         assert images.is_meta

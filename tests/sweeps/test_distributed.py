@@ -177,6 +177,40 @@ def test_trials_follow_kept_outputs_of_the_dense_model_as_they_follow_the_model(
     assert {path.name for path in outputs.iterdir()} == shown
 
 
+DENSE_TRIAL = {"number": 0, "tokens": 1.0, "mhsa": 1.0, "mlp": 1.0}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_dense_budget_is_the_dense_model_as_it_stands(
+    workers: int, alone: Trained, tmp_path: Path
+) -> None:
+    job = job_of(alone.folder, tmp_path)
+    job = replace(job, config=replace(CONFIG, max_latency_ms=1e-6))
+    (row,) = stream(train_budget, DENSE_TRIAL, job, workers=workers, num_cpus=1)
+    about = slim.serving.load_about(alone.folder / "dense")
+    saved = slim.serving.load_about(tmp_path / "1" / "0")
+    assert row["whole"]
+    assert row["epochs"] == saved["epochs"] == 0
+    assert row["val_top1"] == saved["val_top1"] == about["val_top1"]
+    assert row["latency_ms"] == saved["latency_ms"] > 1e-6
+    files = [folder / "model.safetensors" for folder in (alone.folder / "dense", tmp_path / "1/0")]
+    dense, standing = map(load_file, files)
+    assert all(torch.equal(tensor, standing[name]) for name, tensor in dense.items())
+
+
+@pytest.mark.parametrize("asked", ["finetune.dense", "a repeat"])
+def test_the_dense_budget_is_trained_where_that_is_asked(
+    asked: str, alone: Trained, tmp_path: Path
+) -> None:
+    job, again = job_of(alone.folder, tmp_path), {"repeat": 1}
+    if asked == "finetune.dense":
+        finetune, again = replace(CONFIG.finetune, dense=True), {}
+        job = replace(job, config=replace(CONFIG, finetune=finetune))
+    curve = list(stream(train_budget, DENSE_TRIAL | again, job, num_cpus=1))
+    assert [row["epochs"] for row in curve] == [0, 1, 2]
+    assert not any("whole" in row for row in curve)
+
+
 def test_outputs_are_kept_where_they_are_small_enough() -> None:
     task = load_task("digits")
     options = CONFIG.finetune

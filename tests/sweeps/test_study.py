@@ -13,7 +13,7 @@ from sweeps.judged import JudgedStudy
 from sweeps.study import BudgetStudy, Proposal
 from sweeps.trials import COMPLETE, FAILED, PRUNED, TrialRow
 from tests.sweeps.small_checkpoint import space_of
-from tests.sweeps.test_judged import judge
+from tests.sweeps.test_judged import judge, judged_row
 
 CONFIG = resolved(
     SweepConfig(method="retrain", trials=8, seed=3, space=SpaceConfig(uniform=[0.5, 0.3]))
@@ -184,11 +184,16 @@ def test_each_network_of_a_small_space_is_trained_once_and_then_the_sweep_ends(
 
 
 def told(study: BudgetStudy, agree: bool) -> None:
-    """Train all that is asked; untrained accuracy tells the order, or the opposite of it."""
+    """Train all that is asked; judging tells the order, or the opposite of it.
+
+    What a judged network has before its training, on all of val, is not what it was judged by.
+    """
+    known = networks(study, [one.budget for one in study.judged.rows()])
     while (proposal := study.ask()) is not None:
-        ended = row(proposal)
-        top1 = ended.val_top1 or 0.0
-        study.complete(ended, untrained_top1=top1 - 5 if agree else 50 - top1)
+        judged = judged_row(study.judged, proposal.number, proposal.budget).val_top1
+        ended = replace(row(proposal), val_top1=judged + 5 if agree else 100 - judged)
+        was_judged = study.space.identity(proposal.budget) in known
+        study.complete(ended, untrained_top1=0.0 if was_judged else judged)
 
 
 def test_more_is_trained_where_judging_misled(tmp_path: Path) -> None:

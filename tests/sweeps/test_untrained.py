@@ -17,6 +17,7 @@ from sweeps.untrained import (
     calibration_for,
     calibration_images,
     images_before_training,
+    judged_images,
     repaired_top1,
 )
 
@@ -67,6 +68,16 @@ def test_a_network_is_evaluated_with_its_repair(task: Task) -> None:
     assert accuracy != top1(fresh(), task, "val", PREPROCESSING)
 
 
+def test_a_judged_network_may_be_evaluated_on_a_part_of_val(task: Task) -> None:
+    some, seen = repaired_top1(fresh(), None, task, PREPROCESSING, most=50), (task, PREPROCESSING)
+    assert some == top1(fresh(), task, "val", PREPROCESSING, most=50)
+    assert some == round(some / 2) * 2  # of 50 images
+    assert repaired_top1(fresh(), None, *seen, most=VAL) == repaired_top1(fresh(), None, *seen)
+    images = {asked: replace(CONFIG.judge, images=asked) for asked in (50, 10**6, 0)}
+    judged = {n: judged_images(replace(CONFIG, judge=judge), task) for n, judge in images.items()}
+    assert judged == {50: 50, 10**6: VAL, 0: VAL}
+
+
 @pytest.mark.parametrize("images", [100, 10**6])
 @pytest.mark.parametrize("accumulation", [1, 4])
 def test_a_run_repairs_on_its_own_number_of_training_images(
@@ -83,15 +94,15 @@ def test_a_run_repairs_on_its_own_number_of_training_images(
 
 def test_the_plan_counts_what_a_fresh_network_sees(task: Task) -> None:
     none = replace(CONFIG, finetune=replace(CONFIG.finetune, repair_images=0))
-    assert images_before_training(none, model(0), task) == (VAL, 0)
-    assert images_before_training(FEW, model(0), task) == (VAL + 128, 0)
+    assert images_before_training(none, model(0), task, VAL) == (VAL, 0)
+    assert images_before_training(FEW, model(0), task, VAL) == (VAL + 128, 0)
     epoch = task.steps_per_epoch(CONFIG.finetune.batch_size) * CONFIG.finetune.batch_size
     all_there_are = replace(CONFIG, finetune=replace(CONFIG.finetune, repair_images=10**6))
-    assert images_before_training(all_there_are, model(0), task) == (VAL + epoch, 0)
+    assert images_before_training(all_there_are, model(0), task, VAL) == (VAL + epoch, 0)
 
 
 def test_the_plan_counts_the_dense_model_where_its_streams_are_too_many(task: Task) -> None:
     wide = replace(CONFIG, vit=replace(CONFIG.vit, embed_dim=4096, num_heads=1))
     with torch.device("meta"):
         dense = make_dense(wide, task)
-    assert images_before_training(wide, dense, task) == (VAL + 1024, 1024)
+    assert images_before_training(wide, dense, task, VAL) == (VAL + 1024, 1024)

@@ -102,7 +102,8 @@ def test_judged_budgets_are_those_of_optuna_each_worth_what_its_network_scores(
         vit = networks.cut(slim.Budget(one.tokens, one.mhsa, one.mlp))
         fresh = slim.extract(networks.checkpoint, vit.architecture)
         repaired.append(not torch.equal(vit.head.weight, fresh.head.weight))
-        assert top1(vit, load_task("digits"), "val", networks.preprocessing) == one.val_top1
+        seen = (load_task("digits"), "val", networks.preprocessing)
+        assert top1(vit, *seen, most=200) == one.val_top1
         assert slim.count(vit.architecture).macs / 1e9 == one.gmacs
         assert slim.count(vit.architecture).params / 1e6 == one.params_m
     assert all(repaired[1:])  # the first is the dense one
@@ -141,6 +142,19 @@ def test_every_trial_is_complete_and_starts_from_the_judged_front(
     for number in (1, 2):
         assert trials.loc[number, ["tokens", "mhsa", "mlp"]].tolist() in on_front
     assert not trials.isna().any().any()
+
+
+def test_trial_0_is_the_dense_model_as_it_stands(sweep: FinishedSweep) -> None:
+    assert sweep.trials.epochs.tolist() == [0, 1, 1, 1]
+    dense, standing = (slim.load(sweep.folder / name) for name in ("dense", "models/0"))
+    torch.testing.assert_close(standing.state_dict(), dense.state_dict(), atol=0, rtol=0)
+    about = load_about(sweep.folder / "dense")
+    assert sweep.trials.val_top1[0] == about["val_top1"]
+    assert sweep.trials.test_top1[0] == about["test_top1"]
+    journal = JournalFileBackend(str(sweep.folder / "state" / "study.journal"))
+    study = optuna.load_study(study_name="budgets", storage=JournalStorage(journal))
+    before = [trial.user_attrs["untrained_top1"] for trial in study.trials]
+    assert [accuracy is None for accuracy in before] == [True, False, False, False]
 
 
 def test_the_front_is_the_non_dominated_trials(sweep: FinishedSweep) -> None:
@@ -200,7 +214,7 @@ def test_mlflow_holds_the_epochs_the_network_and_the_architecture(sweep: Finishe
     client = MlflowClient(sweep.tracking_uri)
     for run in children(sweep, "trial"):
         curve = client.get_metric_history(run.info.run_id, "val_top1")
-        assert [point.step for point in curve] == [0, 1]
+        assert [point.step for point in curve] == [0] + [1] * (run.data.tags["trial"] != "0")
         names = {item.path for item in client.list_artifacts(run.info.run_id)}
         served = {"mlflow_model"} if run.data.tags["front"] == "true" else set()
         assert names == {"architecture.json", "model"} | served
@@ -272,6 +286,9 @@ def test_transfer_has_a_row_for_the_dense_model_and_each_network_of_the_front(
     for _, row in transfer.iterrows():
         for name in ("gmacs", "params_m", "val_top1", "test_top1"):
             assert runs[row["trial"]].data.metrics[name] == row[name]
+        if row["trial"] == "0":  # the same network
+            assert row.drop("trial").equals(transfer.iloc[0].drop("trial"))
+            assert runs["0"].data.metrics["seconds"] == 0
 
 
 def test_the_budget_asked_is_the_budget_kept(sweep: FinishedSweep) -> None:
@@ -335,6 +352,34 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(
     sizes = [f"{plan['images'][split]:,} images of {split}" for split in ("train", "val", "test")]
     assert told.startswith(f"data digits: 10 classes, {', '.join(sizes)}\n")
     assert "3 trials" in told
+    assert "12 budgets judged, on 200 images of val" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "trained", "carried"),
+    [
+        (["--trials", "1"], 0, 1),
+        (["--trials", "9"], 8, 5),
+        (["--trials", "9", "--finetune.dense", "true"], 9, 5),
+        (["--trials", "1", "--finetune.dense", "true", "--repeats", "3"], 1, 2),
+    ],
+)
+def test_the_plan_counts_the_dense_budget_where_it_is_trained(
+    options: list[str],
+    trained: int,
+    carried: int,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_sweep.main([*SMALL, *options, "--judge.images", "0", "--dry-run=json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    jobs = {stage["name"]: stage["jobs"] for stage in plan["stages"]}
+    assert jobs.get("sweep", 0) == trained
+    assert jobs["transfer mnist"] == carried
+    assert jobs.get("repeats", 0) == 2 * ("--repeats" in options)
+    assert plan["judged_images"] == plan["images"]["val"]
 
 
 def test_the_plan_counts_the_dense_model_for_trials_that_do_not_read_its_outputs(
@@ -348,5 +393,5 @@ def test_the_plan_counts_the_dense_model_for_trials_that_do_not_read_its_outputs
         planned.append(json.loads(capsys.readouterr().out))
     kept, run = (plan["stages"][4] for plan in planned)
     assert kept["name"] == "sweep"
-    more = (9 - 2) * planned[0]["dense_gmacs"] * kept["epochs"] * load_task("digits").size("train")
+    more = (8 - 2) * planned[0]["dense_gmacs"] * kept["epochs"] * load_task("digits").size("train")
     assert run["gmacs_images"] - kept["gmacs_images"] == pytest.approx(more)

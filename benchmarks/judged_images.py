@@ -1,0 +1,105 @@
+"""How many images of val judging needs.
+
+    python benchmarks/judged_images.py runs/benchmarks/front_quality/run-default-40-1
+
+Cuts the networks that a finished run judged again, and evaluates each on all images of val and of
+test. Then it judges them on fewer images, drawn by chance many times: Kendall's tau with their
+accuracy on all of val, the hypervolume on test of the front that those images tell (in percent of
+the box from chance at 1.1 times the dense MACs to 100 % at no cost), and top-1 on test of that
+front's most accurate network within a share of the dense MACs. Means over the draws. What a study
+would have asked for otherwise is not in it: the networks are those of the run.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from fashion import console
+from front_tables import LEVELS
+from machine import machine
+from markdown_table import markdown_table
+from scipy.stats import kendalltau
+from torch import nn
+
+import slim
+from sweeps.front import covered
+from sweeps.judged_networks import JudgedNetworks
+
+DRAWS = 60
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="folders STORAGE/NAME")
+    sizes = [750, 1000, 1500, 2000, 4000]
+    parser.add_argument("--images", type=int, nargs="+", default=sizes, help="of val; all joins")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    console.print(machine())
+    for run in options.runs:
+        console.print(f"{run.name}:")
+        print(markdown_table(table(run, options.images)), flush=True)
+
+
+def table(run: Path, sizes: list[int]) -> pd.DataFrame:
+    """A row for each number of images."""
+    networks = JudgedNetworks(str(run))
+    judged = pd.read_csv(run / "judged.csv")
+    budgets = [slim.Budget(row.tokens, row.mhsa, row.mlp) for row in judged.itertuples()]
+    right, test = [], []
+    for budget in budgets:
+        vit = networks.cut(budget)
+        right.append(answers(vit, networks, "val"))
+        test.append(100 * answers(vit, networks, "test").mean())
+    known, gmacs = np.stack(right), judged["gmacs"].to_numpy()
+    dense = slim.count(slim.load(run / "dense").architecture).macs / 1e9
+    chance = 100 / networks.task.num_classes
+    every = known.shape[1]
+    rows = []
+    for images in [*(size for size in sizes if size < every), every]:
+        draws = [outcome(known, images, draw) for draw in range(DRAWS if images < every else 1)]
+        fronts = [front(accuracy, gmacs) for accuracy in draws]
+        volumes = [covered([(test[i], gmacs[i]) for i in kept], chance, dense) for kept in fronts]
+        tau = np.mean([kendalltau(accuracy, known.mean(axis=1)).statistic for accuracy in draws])
+        row = {
+            "images": images,
+            "Kendall's tau": f"{tau:.3f}",
+            "hypervolume on test": f"{np.mean(volumes):.2f} ± {np.std(volumes):.2f}",
+        }
+        for level in LEVELS:
+            within = [[i for i in kept if gmacs[i] <= level * dense] for kept in fronts]
+            row[f"{level:.0%}"] = f"{np.mean([test[kept[-1]] for kept in within if kept]):.2f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def answers(vit: nn.Module, networks: JudgedNetworks, split: str) -> np.ndarray:
+    """Whether a network is right on each image of a split."""
+    vit.eval()
+    batches = networks.task.eval_batches(split, networks.preprocessing, 256)
+    return torch.cat([vit(images).argmax(-1) == labels for images, labels in batches]).numpy()
+
+
+def outcome(right: np.ndarray, images: int, seed: int) -> np.ndarray:
+    """Accuracy of each network on so many images, drawn by chance: (networks,)."""
+    drawn = np.random.default_rng(seed).permutation(right.shape[1])[:images]
+    accuracy: np.ndarray = right[:, drawn].mean(axis=1)
+    return accuracy
+
+
+def front(accuracy: np.ndarray, gmacs: np.ndarray) -> list[int]:
+    """The networks that are more accurate than all cheaper ones, cheapest first."""
+    kept: list[int] = []
+    for index in np.argsort(gmacs, kind="stable"):
+        if not kept or accuracy[index] > accuracy[kept[-1]]:
+            kept.append(int(index))
+    return kept
+
+
+if __name__ == "__main__":
+    main()
