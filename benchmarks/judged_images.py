@@ -1,13 +1,14 @@
-"""How many images of val judging needs.
+"""How many images of val judging needs, and what reading its accuracies together is worth.
 
     python benchmarks/judged_images.py runs/benchmarks/front_quality/run-default-40-1
 
 Cuts the networks that a finished run judged again, and evaluates each on all images of val and of
-test. Then it judges them on fewer images, drawn by chance many times: Kendall's tau with their
-accuracy on all of val, the hypervolume on test of the front that those images tell (in percent of
-the box from chance at 1.1 times the dense MACs to 100 % at no cost), and top-1 on test of that
-front's most accurate network within a share of the dense MACs. Means over the draws. What a study
-would have asked for otherwise is not in it: the networks are those of the run.
+test. Then it judges them on fewer images, drawn by chance many times, and takes what each scored,
+or what all scores together tell of each (`sweeps/pooled.py`): Kendall's tau with accuracy on test,
+the hypervolume on test of the front that this tells (in percent of the box from chance at 1.1
+times the dense MACs to 100 % at no cost), and top-1 on test of that front's most accurate network
+within a share of the dense MACs. Means over the draws. What a study would have asked for otherwise
+is not in it: the networks are those of the run.
 """
 
 import argparse
@@ -26,8 +27,10 @@ from torch import nn
 import slim
 from sweeps.front import covered
 from sweeps.judged_networks import JudgedNetworks
+from sweeps.pooled import smoothed
+from sweeps.space import DIMENSIONS
 
-DRAWS = 60
+DRAWS = 40
 
 
 def main() -> None:
@@ -56,24 +59,31 @@ def table(run: Path, sizes: list[int]) -> pd.DataFrame:
         right.append(answers(vit, networks, "val"))
         test.append(100 * answers(vit, networks, "test").mean())
     known, gmacs = np.stack(right), judged["gmacs"].to_numpy()
+    shares = judged[list(DIMENSIONS)].to_numpy()
     dense = slim.count(slim.load(run / "dense").architecture).macs / 1e9
     chance = 100 / networks.task.num_classes
     every = known.shape[1]
     rows = []
     for images in [*(size for size in sizes if size < every), every]:
-        draws = [outcome(known, images, draw) for draw in range(DRAWS if images < every else 1)]
-        fronts = [front(accuracy, gmacs) for accuracy in draws]
-        volumes = [covered([(test[i], gmacs[i]) for i in kept], chance, dense) for kept in fronts]
-        tau = np.mean([kendalltau(accuracy, known.mean(axis=1)).statistic for accuracy in draws])
-        row = {
-            "images": images,
-            "Kendall's tau": f"{tau:.3f}",
-            "hypervolume on test": f"{np.mean(volumes):.2f} ± {np.std(volumes):.2f}",
-        }
-        for level in LEVELS:
-            within = [[i for i in kept if gmacs[i] <= level * dense] for kept in fronts]
-            row[f"{level:.0%}"] = f"{np.mean([test[kept[-1]] for kept in within if kept]):.2f}"
-        rows.append(row)
+        alone = [outcome(known, images, draw) for draw in range(DRAWS if images < every else 1)]
+        for read, draws in (
+            ("alone", alone),
+            ("together", [smoothed(shares, one) for one in alone]),
+        ):
+            fronts = [front(one, gmacs) for one in draws]
+            points = [[(test[i], gmacs[i]) for i in kept] for kept in fronts]
+            volumes = [covered(kept, chance, dense) for kept in points]
+            tau = np.mean([kendalltau(one, test).statistic for one in draws])
+            row = {
+                "images": images,
+                "read": read,
+                "Kendall's tau": f"{tau:.3f}",
+                "hypervolume on test": f"{np.mean(volumes):.2f} ± {np.std(volumes):.2f}",
+            }
+            for level in LEVELS:
+                best = [[p for p in kept if p[1] <= level * dense][-1][0] for kept in points]
+                row[f"{level:.0%}"] = f"{np.mean(best):.2f}"
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -86,9 +96,9 @@ def answers(vit: nn.Module, networks: JudgedNetworks, split: str) -> np.ndarray:
 
 
 def outcome(right: np.ndarray, images: int, seed: int) -> np.ndarray:
-    """Accuracy of each network on so many images, drawn by chance: (networks,)."""
+    """Percent that each network has right of so many images, drawn by chance: (networks,)."""
     drawn = np.random.default_rng(seed).permutation(right.shape[1])[:images]
-    accuracy: np.ndarray = right[:, drawn].mean(axis=1)
+    accuracy: np.ndarray = 100 * right[:, drawn].mean(axis=1)
     return accuracy
 
 

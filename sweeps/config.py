@@ -39,8 +39,9 @@ class JudgeConfig:
             all. Trained networks are evaluated on all.
         batch: Budgets proposed at once; the same for any number of workers, so that these do not
             change what is judged.
-        start: Share of the trials that start from the judged front, those first that add most to
-            the hypervolume; the sampler goes on from there.
+        start: Share of the trials that start from the judged front, read without the noise of a
+            part of val, those first that add most to the hypervolume; the sampler goes on from
+            there.
         trust: Kendall's tau between judged and trained accuracy below which trials are added.
         extra_trials: How many, when the two disagree; default: a third of the trials.
     """

@@ -11,6 +11,7 @@ from slim import Budget
 from sweeps.config import SweepConfig
 from sweeps.front import non_dominated
 from sweeps.journal import open_study, seed_for
+from sweeps.pooled import pooled
 from sweeps.proposals import Observation, propose
 from sweeps.space import DIMENSIONS, BudgetSpace
 from sweeps.trials import TableRow
@@ -69,11 +70,15 @@ class JudgedStudy:
         return non_dominated([row for row in self.rows() if self._excess(row) <= 0])
 
     def observations(self) -> list[Observation]:
-        """What samplers learn from."""
+        """What the judged budgets scored, by number."""
         return [
             Observation(row.budget, row.val_top1, row.gmacs, self._excess(row))
             for row in self.rows()
         ]
+
+    def pooled(self) -> list[Observation]:
+        """What they are worth by all that was scored, by number."""
+        return pooled(self.observations())
 
     def ask(self) -> list[Budget]:
         """The next batch, each a network not judged before; none when there are enough.
@@ -98,10 +103,10 @@ class JudgedStudy:
         return self._known_of([*self.observations(), *running])
 
     def _known_of(self, observations: list[Observation]) -> list[Observation]:
-        """Observations without the results of the last batch."""
+        """Observations without the results of the last batch, the others read together."""
         last = max(0, len(observations) - self.options.batch)
         unknown = [replace(one, val_top1=None) for one in observations[last:]]
-        return observations[:last] + unknown
+        return pooled(observations[:last]) + unknown
 
     def pick(self, known: list[Observation]) -> list[Budget]:
         """The batch that `ask` gives where so much is known; the study itself is not read."""

@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 
 from slim import Budget
 from sweeps.config import SweepConfig
-from sweeps.front import covered, most_gain_first
+from sweeps.front import covered, most_gain_first, non_dominated
 from sweeps.journal import finish_asking, open_study, seed_for
 from sweeps.judged import JudgedStudy
 from sweeps.proposals import Observation, propose
@@ -60,8 +60,9 @@ class BudgetStudy:
         self.space, self.seed, self.trials = space, config.seed, config.trials
         self.patience, self.min_gain = config.patience, config.min_gain
         self.options, self.judged = config.judge, judged
-        self.first = first_budgets(config, space, judged)
-        self._judged_top1 = {space.identity(row.budget): row.val_top1 for row in judged.rows()}
+        known = judged.pooled()
+        self.first = first_budgets(config, space, known)
+        self._judged = {space.identity(one.budget): one for one in known}
         self.study = open_study(journal, "budgets")
         self.readings = Readings(space)
         for trial in self._frozen(TrialState.RUNNING, TrialState.WAITING):
@@ -227,8 +228,8 @@ class BudgetStudy:
         tried = {self.readings.identity(trial) for trial in [*complete, *asked]}
         judged = [
             Observation(one.budget, one.val_top1 + gain, one.gmacs, one.excess)
-            for one in self.judged.observations()
-            if one.val_top1 is not None and self.space.identity(one.budget) not in tried
+            for identity, one in self._judged.items()
+            if one.val_top1 is not None and identity not in tried
         ]
         return [*judged, *trained, *running]
 
@@ -237,11 +238,15 @@ class BudgetStudy:
 
         Of a budget that was not judged, what it had on all of val before its training.
         """
-        return [
-            (self._judged_top1.get(self.readings.identity(t), before), t.user_attrs["val_top1"])
-            for t in complete
-            if (before := t.user_attrs.get("untrained_top1")) is not None
-        ]
+        pairs = []
+        for trial in complete:
+            before = trial.user_attrs.get("untrained_top1")
+            if before is not None:
+                judged = self._judged.get(self.readings.identity(trial))
+                if judged is not None and judged.val_top1 is not None:
+                    before = judged.val_top1
+                pairs.append((before, trial.user_attrs["val_top1"]))
+        return pairs
 
     def _note(self, row: TrialRow, **more: Any) -> None:
         """Keep what Optuna has no field for."""
@@ -263,13 +268,20 @@ class BudgetStudy:
         return self.study.get_trials(deepcopy=False, states=states or None)
 
 
-def first_budgets(config: SweepConfig, space: BudgetSpace, judged: JudgedStudy) -> list[Budget]:
+def first_budgets(
+    config: SweepConfig, space: BudgetSpace, judged: Sequence[Observation]
+) -> list[Budget]:
     """What is trained before the sampler decides.
 
     That is the dense model, then a part of the judged front, what adds most to its hypervolume
     first; where nothing is judged, the uniform budgets.
+
+    Args:
+        config: How many, and which part.
+        space: Where they lie.
+        judged: What the judged budgets are worth.
     """
-    front = judged.front()
+    front = non_dominated([one for one in judged if one.excess <= 0])
     if not front:
         fitted = [space.fit(budget, n) for n, budget in enumerate(space.uniform[1:], 1)]
         return _each_once([DENSE, *fitted], space)[: config.trials]
