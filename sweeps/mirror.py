@@ -187,7 +187,18 @@ class Mirror:
             ) from error
 
     def _system(self) -> tuple[fs.FileSystem, str]:
-        """The file system and the path in it."""
+        """The file system and the path in it.
+
+        Raises:
+            InputError: If the working folder is in another user's, who might change what is read.
+        """
+        holder = self.folder.parent
+        holder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if holder.lstat().st_uid != os.getuid():
+            raise InputError(
+                f"{holder}, where the files of {self.storage} are worked with, is another user's; "
+                "have it removed, or set TMPDIR to a folder of your own"
+            )
         system, path = fs.FileSystem.from_uri(self.storage)
         return system, path.rstrip("/")
 

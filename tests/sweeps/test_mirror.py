@@ -260,6 +260,18 @@ def test_a_storage_that_cannot_be_used_is_refused_in_one_line(bucket: str) -> No
     assert "\n" not in str(refusal.value)
 
 
+def test_another_users_folder_is_not_worked_in(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mirror = Mirror.of(bucket)
+    mirror.check()
+    assert mirror.folder.parent.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr("os.getuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(InputError, match="is another user's; have it removed, or set TMPDIR"):
+        mirror.check()
+
+
 def test_a_folder_is_worked_with_where_it_is(tmp_path: Path) -> None:
     assert working_folder(str(tmp_path)) == tmp_path
     mirror = Mirror.of(str(tmp_path))
