@@ -26,8 +26,8 @@ def non_dominated(rows: Sequence[Row]) -> list[Row]:
     return sorted(front, key=lambda row: row.gmacs)  # type: ignore[attr-defined]
 
 
-def most_gain_first(front: Sequence[Row], chance: float, gmacs: float) -> list[Row]:
-    """Rows reordered so that the first, however many, have a large hypervolume together.
+def most_gain_first(front: Sequence[Row], chance: float, gmacs: float, most: int) -> list[Row]:
+    """The rows that have, the first of them however many, a large hypervolume together.
 
     Greedily: next is ever the row that adds most to those before; of equal ones the first.
 
@@ -35,10 +35,11 @@ def most_gain_first(front: Sequence[Row], chance: float, gmacs: float) -> list[R
         front: In any order.
         chance: Worst accuracy of the box, in percent.
         gmacs: Dearest cost of the box; rows outside the box come last.
+        most: How many at most.
     """
     points, order = values(front), list[int]()
     left = list(range(len(front)))
-    while left:
+    while left and len(order) < most:
         volumes = [
             moocore.hypervolume(points[[*order, index]], [chance, gmacs], maximise=[True, False])
             for index in left

@@ -12,7 +12,7 @@ from sweeps.config import SweepConfig
 from sweeps.front import non_dominated
 from sweeps.journal import open_study, seed_for
 from sweeps.pooled import pooled
-from sweeps.proposals import Observation, propose
+from sweeps.proposals import Observation, excess_ms, propose
 from sweeps.space import DIMENSIONS, BudgetSpace
 from sweeps.trials import TableRow
 
@@ -103,13 +103,15 @@ class JudgedStudy:
         return self._known_of([*self.observations(), *running])
 
     def _known_of(self, observations: list[Observation]) -> list[Observation]:
-        """Observations without the results of the last batch, the others read together."""
+        """Observations without the results of the last batch."""
         last = max(0, len(observations) - self.options.batch)
-        unknown = [replace(one, val_top1=None) for one in observations[last:]]
-        return pooled(observations[:last]) + unknown
+        return observations[:last] + [replace(one, val_top1=None) for one in observations[last:]]
 
     def pick(self, known: list[Observation]) -> list[Budget]:
-        """The batch that `ask` gives where so much is known; the study itself is not read."""
+        """The batch that `ask` gives where so much is known; the study itself is not read.
+
+        What is known is read together: that takes time, as the sampler does.
+        """
         wanted = min(int(self.options.budgets or 0) - len(known), self.options.batch)
         seen = {self.space.identity(one.budget) for one in known}
         batch: list[Budget] = []
@@ -129,8 +131,10 @@ class JudgedStudy:
 
     def _asked(self, known: list[Observation]) -> Iterator[Budget]:
         """Budgets as they come: the smallest and uniform ones, then the sampler's."""
-        if not known:
-            yield from [*self.space.uniform, self.space.smallest]
+        first = [*self.space.uniform, self.space.smallest]
+        if len(known) < len(first):  # a batch may be smaller
+            yield from first
+        known = pooled(known)
         for attempt in range(_TRIES):
             seed = seed_for(self.seed, len(known) * _TRIES + attempt)
             yield from propose(
@@ -138,9 +142,7 @@ class JudgedStudy:
             )
 
     def _excess(self, row: JudgedRow) -> float:
-        if self.max_latency_ms is None or row.latency_ms is None:
-            return 0.0
-        return row.latency_ms - self.max_latency_ms
+        return excess_ms(row.latency_ms, self.max_latency_ms)
 
 
 def _trial(row: JudgedRow) -> FrozenTrial:

@@ -216,6 +216,7 @@ def _stages(session: Session, task: Task) -> tuple[list[TrialRow], Spreads]:
     checkpoint, job = _ranked(session, task)
     space = _searched_space(config, checkpoint, folder.name)
     judged = judging_stage(session, job, JudgedStudy(folder.journal, config, space))
+    _check_latency(judged, folder.name)
     study = BudgetStudy(folder.journal, config, space, judged)
     sweep_stage(session, job, study, checkpoint)
     repeats = repeat_stage(session, job, pareto_front(study.rows()))
@@ -260,10 +261,27 @@ def _searched_space(
     try:
         space.check()
     except InputError as error:
-        raise InputError(
-            f"{error}; what run {name} searched is kept: --searched {name} begins another with it"
-        ) from error
+        raise InputError(f"{error}; {_kept(name)}") from error
     return space
+
+
+def _check_latency(judged: JudgedStudy, name: str) -> None:
+    """Refuse a limit that no judged network meets, before others are trained to find that out.
+
+    Raises:
+        InputError: Says how fast the fastest is.
+    """
+    times = [row.latency_ms for row in judged.rows() if row.latency_ms is not None]
+    if times and not judged.front():
+        raise InputError(
+            f"--max-latency-ms {judged.max_latency_ms:g} cannot be met: the fastest of "
+            f"{len(times)} judged networks takes {min(times):.4g} ms an image; {_kept(name)} and "
+            "a higher limit"
+        )
+
+
+def _kept(name: str) -> str:
+    return f"what run {name} searched is kept: --searched {name} begins another with it"
 
 
 def _ranked(session: Session, task: Task) -> tuple[slim.MaskCheckpoint, TrialJob]:

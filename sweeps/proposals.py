@@ -38,6 +38,13 @@ class Observation:
     excess: float = 0.0
 
 
+def excess_ms(latency_ms: float | None, max_latency_ms: float | None) -> float:
+    """By how much a network breaks the limit; 0 where there is none, or nothing was measured."""
+    if max_latency_ms is None or latency_ms is None:
+        return 0.0
+    return latency_ms - max_latency_ms
+
+
 def propose(
     known: Sequence[Observation], smallest: Budget, sampler: str, seed: int, count: int = 1
 ) -> list[Budget]:

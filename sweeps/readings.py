@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from slim import Budget
-from sweeps.proposals import Observation
+from sweeps.proposals import Observation, excess_ms
 from sweeps.space import DIMENSIONS, BudgetSpace
 from sweeps.trials import COMPLETE, FAILED, PRUNED, TrialRow
 
@@ -20,10 +20,11 @@ class Readings:
 
     Args:
         space: Says which budgets are the same network.
+        max_latency_ms: The limit that a trial's latency is held against.
     """
 
-    def __init__(self, space: BudgetSpace) -> None:
-        self.space = space
+    def __init__(self, space: BudgetSpace, max_latency_ms: float | None = None) -> None:
+        self.space, self.max_latency_ms = space, max_latency_ms
         self._budgets: dict[int, Budget] = {}
         self._identities: dict[int, tuple[int, ...]] = {}
         self._networks: set[tuple[int, ...]] = set()
@@ -61,11 +62,18 @@ class Readings:
         return self._rows[number]
 
     def observation(self, trial: FrozenTrial) -> Observation:
-        """What a COMPLETE trial tells a sampler."""
+        """What an ended trial tells a sampler; of one that is too slow, what it had untrained."""
         number = trial.number
         if number not in self._observations:
-            self._observations[number] = Observation(self.budget(trial), *trial.values)
+            notes = trial.user_attrs
+            excess = excess_ms(notes["latency_ms"], self.max_latency_ms)
+            figures = (notes["val_top1"], notes["gmacs"], excess)
+            self._observations[number] = Observation(self.budget(trial), *figures)
         return self._observations[number]
+
+    def is_too_slow(self, trial: FrozenTrial) -> bool:
+        """Whether it was ended untrained by the limit of latency."""
+        return trial.state == TrialState.PRUNED and trial.user_attrs["epochs"] == 0
 
 
 def _row(trial: FrozenTrial, budget: Budget) -> TrialRow:

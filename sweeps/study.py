@@ -64,7 +64,7 @@ class BudgetStudy:
         self.first = first_budgets(config, space, known)
         self._judged = {space.identity(one.budget): one for one in known}
         self.study = open_study(journal, "budgets")
-        self.readings = Readings(space)
+        self.readings = Readings(space, config.max_latency_ms)
         for trial in self._frozen(TrialState.RUNNING, TrialState.WAITING):
             finish_asking(self.study, trial)
         self._interrupted = self.running()
@@ -95,11 +95,13 @@ class BudgetStudy:
         """Whether the last trials, as many as `patience`, together added less than `min_gain`.
 
         Not where judging misled: what was trained until then is too little, not too much. Trials
-        that still run may enlarge the front again.
+        that failed, or were too slow to be trained, say nothing of it, and those that still run
+        may enlarge the front again.
         """
         if not self.patience:
             return False
-        trials = self._frozen(*STATES)
+        ended = self._frozen(TrialState.COMPLETE, TrialState.PRUNED)
+        trials = [trial for trial in ended if not self.readings.is_too_slow(trial)]
         if len(trials) <= self.patience or self._misled():
             return False
         return self._covered(trials) - self._covered(trials[: -self.patience]) < self.min_gain
@@ -215,23 +217,28 @@ class BudgetStudy:
         seed = seed_for(self.seed, first)
         yield from propose([], self.space.smallest, "random", seed, _LAST_TRIES)
 
+    def known(self) -> list[Observation]:
+        """What the sampler's next budget is picked by."""
+        return self._known(self._frozen())
+
     def _known(self, trials: list[FrozenTrial]) -> list[Observation]:
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         asked = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        trained = [self.readings.observation(trial) for trial in complete]
+        ended = [*complete, *filter(self.readings.is_too_slow, trials)]
+        told = [self.readings.observation(trial) for trial in ended]
         running = [Observation(self.readings.budget(trial), None, 0.0) for trial in asked]
         misled = len(trials) >= self.trials
         if misled or not self.options.budgets:
-            return [*trained, *running]
+            return [*told, *running]
         gains = [after - before for before, after in self._before_and_after(complete)]
         gain = sum(gains) / len(gains) if gains else 0.0
-        tried = {self.readings.identity(trial) for trial in [*complete, *asked]}
+        tried = {self.readings.identity(trial) for trial in [*ended, *asked]}
         judged = [
             Observation(one.budget, one.val_top1 + gain, one.gmacs, one.excess)
             for identity, one in self._judged.items()
             if one.val_top1 is not None and identity not in tried
         ]
-        return [*judged, *trained, *running]
+        return [*judged, *told, *running]
 
     def _before_and_after(self, complete: list[FrozenTrial]) -> list[tuple[float, float]]:
         """Top-1 of the trained ones, in percent: as their network was judged, and on all of val.
@@ -274,7 +281,7 @@ def first_budgets(
     """What is trained before the sampler decides.
 
     That is the dense model, then a part of the judged front, what adds most to its hypervolume
-    first; where nothing is judged, the uniform budgets.
+    first; where nothing is judged, the uniform budgets, of target costs one for each.
 
     Args:
         config: How many, and which part.
@@ -283,11 +290,12 @@ def first_budgets(
     """
     front = non_dominated([one for one in judged if one.excess <= 0])
     if not front:
-        fitted = [space.fit(budget, n) for n, budget in enumerate(space.uniform[1:], 1)]
+        uniform = space.uniform[1 : 1 + (len(space.targets) or len(space.uniform))]
+        fitted = [space.fit(budget, n) for n, budget in enumerate(uniform, 1)]
         return _each_once([DENSE, *fitted], space)[: config.trials]
     start = 1 + math.ceil(config.judge.start * (config.trials - 1))
     chance, most = 100 / space.spec.num_classes, space.cost(DENSE).macs / 1e9
-    picked = [row.budget for row in most_gain_first(front, chance, most)]
+    picked = [row.budget for row in most_gain_first(front, chance, most, start)]
     return _each_once([DENSE, *picked], space)[:start]
 
 

@@ -52,11 +52,15 @@ class TrialRow(TableRow):
 
 
 def has_front(rows: Iterable[TrialRow]) -> bool:
-    """Whether there is more to show than a dense model beside which each training failed."""
+    """Whether there is more to show than a dense model beside which none was trained to its end.
+
+    A training that was stopped early for others is to its end; a network too slow to be trained
+    is not.
+    """
     ended = list(rows)
-    trained = [row.state for row in ended if row.epochs or row.state != COMPLETE]
+    trained = [row for row in ended if row.epochs or row.state != COMPLETE]
     return any(row.state == COMPLETE for row in ended) and (
-        not trained or any(state != FAILED for state in trained)
+        not trained or any(row.state != FAILED and row.epochs for row in trained)
     )
 
 

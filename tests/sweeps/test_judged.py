@@ -54,6 +54,12 @@ def test_each_network_is_judged_once_until_there_are_enough(tmp_path: Path, samp
     assert study.front() == non_dominated(rows)
 
 
+def test_the_smallest_and_uniform_budgets_are_judged_however_small_a_batch(tmp_path: Path) -> None:
+    rows = judge(tmp_path, replace(CONFIG, judge=replace(CONFIG.judge, budgets=9, batch=2))).rows()
+    space = space_of(CONFIG)
+    assert [row.budget for row in rows[:6]] == [*space.uniform, space.smallest]
+
+
 def test_an_interrupted_study_judges_what_an_uninterrupted_one_judges(tmp_path: Path) -> None:
     whole = judge(tmp_path / "whole", CONFIG).rows()
     judge(tmp_path / "halves", CONFIG, batches=3)
@@ -197,9 +203,10 @@ def test_the_first_of_a_front_however_many_add_most_to_its_hypervolume(tmp_path:
             cost = min(cost, row.gmacs)
         return strips
 
-    order = most_gain_first(front, 0.0, limit)
+    order = most_gain_first(front, 0.0, limit, len(front))
+    assert most_gain_first(front, 0.0, limit, 3) == order[:3]
     assert sorted(row.number for row in order) == sorted(row.number for row in front)
     for count in range(len(order)):
         grown = [volume([*order[:count], row]) for row in order[count:]]
         assert grown[0] == pytest.approx(max(grown))
-    assert most_gain_first([], 0.0, limit) == []
+    assert most_gain_first([], 0.0, limit, 3) == []

@@ -144,8 +144,8 @@ def test_the_sweep_starts_from_the_judged_front_and_the_sampler_goes_on(tmp_path
     assert budgets[0] == Budget(1, 1, 1)
     on_front = [one.budget for one in front]
     dense = study.space.cost(Budget()).macs / 1e9
-    gains = [one.budget for one in most_gain_first(front, 100 / 10, dense)]
-    assert budgets[1:6] == gains[:5] != on_front[:5]
+    gains = [one.budget for one in most_gain_first(front, 100 / 10, dense, 5)]
+    assert budgets[1:6] == gains != on_front[:5]
     assert not any(budget in on_front for budget in budgets[6:])
     assert len({study.space.identity(budget) for budget in budgets}) == 8
 
@@ -263,6 +263,41 @@ def test_trials_that_run_may_show_that_more_pays(tmp_path: Path) -> None:
     study.complete(replace(row(running), val_top1=90.0, gmacs=0.0))
     assert not study.settled()
     assert study.ask() is not None
+
+
+def test_trials_that_failed_do_not_end_a_sweep_early(tmp_path: Path) -> None:
+    study = begun(tmp_path / "journal", PATIENT)
+    rising(study, 1, most=1)
+    while (proposal := study.ask()) is not None:
+        slow = proposal.number % 2
+        study.close(replace(row(proposal, PRUNED if slow else FAILED), epochs=0), "because")
+        assert not study.settled()
+    assert len(study.rows()) == 12
+
+
+def test_a_sampler_knows_what_was_too_slow_to_be_trained(tmp_path: Path) -> None:
+    config = replace(CONFIG, max_latency_ms=5.0)
+    study = begun(tmp_path / "journal", config)
+    dense, slow, failed = (proposal for _ in range(3) if (proposal := study.ask()))
+    study.complete(replace(row(dense), latency_ms=7.0))
+    study.close(replace(row(slow, PRUNED), epochs=0, latency_ms=6.0), "too slow")
+    study.close(replace(row(failed, FAILED), latency_ms=4.0), "because")
+    known = {one.budget: one for one in study.known()}
+    assert set(known) == {dense.budget, slow.budget}
+    assert (known[dense.budget].excess, known[slow.budget].excess) == (2.0, 1.0)
+
+
+def test_of_several_target_costs_each_has_a_uniform_budget_and_then_the_sampler_asks(
+    tmp_path: Path,
+) -> None:
+    whole = space_of(CONFIG).cost(Budget()).macs / 1e9
+    targets = (0.4 * whole, 0.7 * whole)
+    space = SpaceConfig(uniform=[0.9, 0.7, 0.5, 0.3])
+    config = replace(CONFIG, space=space, target_gmacs=",".join(map(str, targets)))
+    study = begun(tmp_path / "journal", config)
+    costs = [study.space.cost(budget).macs / 1e9 for budget in study.first]
+    assert costs == pytest.approx([whole, targets[1], targets[0]], rel=0.1)
+    assert len(networks(study, run(study))) == 8
 
 
 def test_a_sweep_that_judging_misled_does_not_end_early(tmp_path: Path) -> None:

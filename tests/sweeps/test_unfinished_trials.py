@@ -88,6 +88,8 @@ def test_a_network_slower_than_the_limit_is_pruned_untrained(
     sweep: FinishedSweep, tmp_path: Path
 ) -> None:
     changes = {"trials": 3, "tasks": "none", "max_latency_ms": 1e-6, "repeats": 3}
+    changes |= {"method": "retrain", "judge": {"budgets": 0, "extra_trials": 0}}
+    changes |= {"share": {"epochs": 0}}
     changes |= {"finetune": {"dense": True}}  # the only one to be repeated
     folder = begin_from(sweep, tmp_path, "slow", changes)
     damaged = folder / "state" / "repeats" / "states" / "0-2" / "training.pt"
@@ -98,7 +100,6 @@ def test_a_network_slower_than_the_limit_is_pruned_untrained(
     trials = pd.read_csv(folder / "trials.csv")
     assert trials.state.tolist() == ["COMPLETE", "PRUNED", "PRUNED"]
     assert (trials.latency_ms > 1e-6).all()
-    assert (pd.read_csv(folder / "judged.csv").latency_ms > 1e-6).all()
     repeats = pd.read_csv(folder / "repeats.csv")
     assert repeats[["trial", "repeat"]].values.tolist() == [[0, 0], [0, 1]]
     assert (repeats.epochs == trials.epochs[0]).all()
@@ -119,6 +120,20 @@ def test_a_network_slower_than_the_limit_is_pruned_untrained(
         "1 network of the front was trained again"
         in (folder / "reports" / "front.html").read_text()
     )
+
+
+def test_a_limit_that_no_judged_network_meets_is_refused_before_any_training(
+    sweep: FinishedSweep, tmp_path: Path
+) -> None:
+    folder = begin_from(sweep, tmp_path, "tight", {"tasks": "none", "max_latency_ms": 1e-6})
+    done = run_sweep_process(tmp_path, *resumed(folder), check=False)
+    assert done.returncode == 2
+    fastest = pd.read_csv(folder / "judged.csv").latency_ms.min()
+    assert done.stderr.splitlines()[-1].endswith(
+        f"takes {fastest:.4g} ms an image; what run tight searched is kept: --searched tight "
+        "begins another with it and a higher limit"
+    )
+    assert not (folder / "trials.csv").exists()
 
 
 def test_a_run_without_a_finished_trial_says_so_and_ends_with_code_1(
