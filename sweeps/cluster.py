@@ -20,7 +20,7 @@ from ray._private.authentication.authentication_token_setup import (
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from slim.errors import one_line
-from sweeps.config import SweepConfig
+from sweeps.config import SweepConfig, workers_per_stage
 from sweeps.errors import InputError
 from sweeps.versions import check_nodes
 
@@ -36,15 +36,22 @@ class Resources:
 
     Args:
         workers_per_trial: Processes that train one network.
+        workers_per_stage: Processes that train the network of a stage before the trials.
         cpus_per_trial: CPUs of each of them.
         gpus_per_trial: GPUs of each of them.
         concurrency: Trials in flight at most.
     """
 
     workers_per_trial: int
+    workers_per_stage: int
     cpus_per_trial: int
     gpus_per_trial: float
     concurrency: int
+
+    @property
+    def workers(self) -> int:
+        """Workers that trials have in flight at most; as many do jobs of one worker each."""
+        return self.concurrency * self.workers_per_trial
 
     @property
     def trial(self) -> dict[str, float]:
@@ -62,10 +69,10 @@ class Resources:
 
         One GPU, and as many CPUs as leave room for all workers: of one, all of its node.
         """
-        gpus = max(1.0, self.gpus_per_trial) if self.gpus_per_trial else 0.0
+        gpus = _stage_gpus(self.gpus_per_trial)
         nodes = [node for node in node_resources() if node.gpus or not gpus]
         for cpus in range(max((node.cpus for node in nodes), default=0), self.cpus_per_trial, -1):
-            if sum(_trials_on(node, cpus, gpus) for node in nodes) >= self.workers_per_trial:
+            if sum(_trials_on(node, cpus, gpus) for node in nodes) >= self.workers_per_stage:
                 return {"num_cpus": cpus, "num_gpus": gpus}
         return {"num_cpus": self.cpus_per_trial, "num_gpus": gpus}
 
@@ -298,8 +305,20 @@ def resources_of(config: SweepConfig) -> Resources:
             f"the cluster ({len(nodes)} nodes, {cpus} CPUs and {gpus:g} GPUs in all); give "
             "--cpus-per-trial, --gpus-per-trial, --workers-per-trial"
         )
+    together, stage_gpus = workers_per_stage(config), _stage_gpus(per_trial)
+    if sum(_trials_on(node, config.cpus_per_trial, stage_gpus) for node in nodes) < together:
+        raise InputError(
+            f"a stage of {together} workers, each {config.cpus_per_trial} CPUs and {stage_gpus:g} "
+            f"GPUs, does not fit the cluster ({len(nodes)} nodes, {cpus} CPUs and {gpus:g} GPUs "
+            "in all); give another --workers-per-stage"
+        )
     concurrency = config.concurrency or min(places // workers, MOST_IN_FLIGHT)
-    return Resources(workers, config.cpus_per_trial, per_trial, concurrency)
+    return Resources(workers, together, config.cpus_per_trial, per_trial, concurrency)
+
+
+def _stage_gpus(per_trial: float) -> float:
+    """GPUs of one worker of a stage: a whole one where a trial has a fraction."""
+    return max(1.0, per_trial) if per_trial else 0.0
 
 
 def _trials_on(node: NodeResources, cpus: int, gpus: float) -> int:

@@ -122,8 +122,10 @@ class SweepConfig:
             dimensions is sought; nothing else is judged or trained, but for the dense model.
         concurrency: Trials in flight at most; default: as many as the cluster holds when the run
             begins, at most 64. More than it holds then wait for nodes that join.
-        workers_per_trial: Processes that train one network together, in trials and in the stages
-            before them, each with its share of every batch.
+        workers_per_trial: Processes that train one network together, in trials and their repeats,
+            each with its share of every batch.
+        workers_per_stage: Processes that train the dense model together, then its masks, then
+            weights that are shared; default: --workers-per-trial.
         cpus_per_trial: CPUs of one trial, of each of its workers.
         gpus_per_trial: GPUs of one trial, of each of its workers; a fraction shares one among
             trials of a single worker; default: 1 where the cluster has GPUs.
@@ -173,6 +175,7 @@ class SweepConfig:
     target_gmacs: str | None = None
     concurrency: PositiveInt | None = None
     workers_per_trial: PositiveInt = 1
+    workers_per_stage: PositiveInt | None = None
     cpus_per_trial: PositiveInt = 1
     gpus_per_trial: NonNegative | None = None
     kept_outputs_gb: NonNegativeFloat = 2.0
@@ -202,18 +205,24 @@ def dense_epochs(config: SweepConfig) -> int:
     return _or(config.dense.epochs, FRESH_EPOCHS if config.model == "vit" else 0)
 
 
+def workers_per_stage(config: SweepConfig) -> int:
+    """Processes that train the network of a stage before the trials."""
+    return _or(config.workers_per_stage, config.workers_per_trial)
+
+
 def resolved(config: SweepConfig) -> SweepConfig:
     """Every default that depends on other values, filled in."""
     judge, judges = config.judge, config.method != "retrain"
     share_epochs = 5 if config.method == "share" else 0
+    budgets = _or(judge.budgets, 250 if judges else 0)
     return replace(
         config,
         dense=replace(config.dense, epochs=dense_epochs(config)),
         share=replace(config.share, epochs=_or(config.share.epochs, share_epochs)),
         judge=replace(
             judge,
-            budgets=_or(judge.budgets, 250 if judges else 0),
-            extra_trials=_or(judge.extra_trials, config.trials // 3 if judges else 0),
+            budgets=budgets,
+            extra_trials=_or(judge.extra_trials, config.trials // 3 if budgets else 0),
         ),
     )
 

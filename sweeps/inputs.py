@@ -16,7 +16,7 @@ from slim.tasks.images import ImageTask
 from slim.training import Training
 from sweeps.cli import Command
 from sweeps.cluster import check_shares
-from sweeps.config import SweepConfig, dense_epochs, flatten
+from sweeps.config import SweepConfig, dense_epochs, flatten, workers_per_stage
 from sweeps.dense import has_other_images, make_dense
 from sweeps.errors import InputError
 from sweeps.run_folder import RunFolder
@@ -34,7 +34,8 @@ from sweeps.transfer import transfer_methods, transfer_tasks
 
 # What a resumed run may be given anew; everything else must be what it began with.
 MAY_CHANGE = {
-    *("cluster", "concurrency", "workers_per_trial", "cpus_per_trial", "gpus_per_trial"),
+    *("cluster", "concurrency", "workers_per_trial", "workers_per_stage"),
+    *("cpus_per_trial", "gpus_per_trial"),
     *("download", "kept_outputs_gb", "kept_images_gb", "max_retries", "register", "storage"),
     *("patience", "min_gain", "verbose"),
 }
@@ -79,17 +80,17 @@ def check_inputs(
     _check_budgets(config, model)
     if (config.search.token_mask, config.search.score) == ("tanh", "taylor"):
         raise InputError("--search.score taylor needs --search.token_mask log, not tanh")
-    taken = stages_taken(config)
+    taken, of_stages = stages_taken(config), workers_per_stage(config)
     for name in ("dense", "search", "share", "finetune", "transfer"):
         options = getattr(config, name)
         epochs = dense_epochs(config) if name == "dense" else options.epochs
         if not epochs or name in taken:
             continue
-        workers = 1 if name == "transfer" else config.workers_per_trial
+        workers = {"transfer": 1, "finetune": config.workers_per_trial}.get(name, of_stages)
         if options.batch_size % workers:
             raise InputError(
                 f"--{name}.batch_size {options.batch_size} cannot be shared out equally to "
-                f"--workers-per-trial {workers}"
+                f"--workers-per-{'trial' if name == 'finetune' else 'stage'} {workers}"
             )
         try:
             recipe = replace(options, epochs=epochs).recipe(workers)

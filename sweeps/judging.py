@@ -36,11 +36,13 @@ def judge_budgets(job: TrialJob, study: JudgedStudy, resources: Resources) -> It
     Yields:
         How many are judged, from time to time.
     """
-    batches, most = Batches(study), resources.concurrency
+    batches, most = Batches(study), resources.workers
     together = max(1, int(job.config.judge.batch) // (_CALLS * most))
     jobs = (some and (*some, job) for some in batches.budgets(together))
     retries, mirror = job.config.max_retries, job.mirror
-    for _, rows in spread(judge, jobs, most, retries=retries, mirror=mirror, **resources.trial):
+    place = resources.trial
+    ended = spread(judge, jobs, most, retries=retries, workers=1, mirror=mirror, **place)
+    for _, rows in ended:
         if batches.add(raised(rows)):
             yield batches.told
 

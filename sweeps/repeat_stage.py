@@ -44,7 +44,8 @@ def repeat_stage(session: Session, shared: TrialJob, front: list[TrialRow]) -> l
     progress.credit("repeats", len(finished) / len(jobs))
     rows, failure = list(finished.values()), None
     todo = [job for job in jobs if job not in finished]
-    ended = session.spread(repeat_trial, [(job, shared) for job in todo])
+    workers = session.resources.workers_per_trial
+    ended = session.spread(repeat_trial, [(job, shared) for job in todo], workers)
     for done, (index, result) in enumerate(ended, len(finished) + 1):
         job = todo[index]
         if isinstance(result, BaseException):

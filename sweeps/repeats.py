@@ -9,6 +9,7 @@ import ray
 
 import slim
 from slim.evaluation import top1
+from slim.processes import Processes
 from sweeps.trial import TrialJob, train_budget
 from sweeps.trials import TableRow, TrialRow
 from sweeps.worker import worker_device
@@ -66,7 +67,9 @@ def plan_repeats(front: list[TrialRow], repeats: int, folder: Path) -> list[Repe
 
 
 def repeat_trial(job: RepeatJob, shared: TrialJob) -> Iterator[RepeatRow | None]:
-    """Train a budget again with another seed, and test what came of it, on a worker.
+    """Train a budget again with another seed, and test what came of it.
+
+    The workers of a trial train it together, and one of them tests it.
 
     Args:
         job: Which.
@@ -81,6 +84,8 @@ def repeat_trial(job: RepeatJob, shared: TrialJob) -> Iterator[RepeatRow | None]
         budget = {"tokens": row.tokens, "mhsa": row.mhsa, "mlp": row.mlp}
         for _ in train_budget({"number": row.trial, "repeat": job.repeat, **budget}, again):
             yield None
+    if Processes.current().rank:
+        return
     device, preprocessing = worker_device(), shared.shared.preprocessing
     vit, task = slim.load(job.network).to(device), ray.get(shared.shared.task)
     tested = {TEST: top1(vit, task, "test", preprocessing, device=device)}

@@ -77,9 +77,14 @@ class Session:
         return None
 
     def spread(
-        self, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]
+        self, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: int = 1
     ) -> Iterator[tuple[int, Any]]:
         """Run a function once per job, each with the resources of a trial's worker.
+
+        Args:
+            function: As in `stages.spread`.
+            jobs: Its arguments.
+            workers: Of each job; a trial's, or one.
 
         Yields:
             (index of the job, its result or the exception it raised), as they end.
@@ -91,8 +96,9 @@ class Session:
         ended = spread(
             function,
             jobs,
-            resources.concurrency,
+            resources.workers // workers,
             retries=config.max_retries,
+            workers=workers,
             mirror=folder.mirror,
             **resources.trial,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from inspect import isgeneratorfunction
 from itertools import count
 from pathlib import Path
@@ -71,12 +72,16 @@ def _items(place: PlacementGroup, resources: dict[str, float], *args: Any) -> It
 @contextmanager
 def _place(workers: int, num_cpus: float, num_gpus: float = 0) -> Iterator[PlacementGroup]:
     """A bundle of resources for each worker, held until all have done."""
-    bundle = {"CPU": num_cpus} | ({"GPU": num_gpus} if num_gpus else {})
-    place = placement_group([bundle] * workers, strategy="PACK")
+    place = _reserved(workers, num_cpus, num_gpus)
     try:
         yield place
     finally:
         remove_placement_group(place)
+
+
+def _reserved(workers: int, num_cpus: float, num_gpus: float = 0) -> PlacementGroup:
+    bundle = {"CPU": num_cpus} | ({"GPU": num_gpus} if num_gpus else {})
+    return placement_group([bundle] * workers, strategy="PACK")
 
 
 @contextmanager
@@ -94,6 +99,7 @@ def spread(
     most: int,
     *,
     retries: int = 0,
+    workers: int = 1,
     mirror: Mirror = NO_MIRROR,
     **resources: float,
 ) -> Iterator[tuple[int, Any]]:
@@ -102,33 +108,85 @@ def spread(
     A job whose worker dies is run again.
 
     Args:
-        function: Runs on a worker. The last item of a generator function is the job's result; with
-            each item its files are kept.
+        function: Runs on a worker, or on several together. The last item of a generator function
+            is the job's result; with each item its files are kept.
         jobs: Its arguments, taken when there is room; None where there are none before another
             job has ended.
         most: At a time.
         retries: How often a job is run again.
+        workers: As in `stream`.
         mirror: As in `stream`.
-        resources: Of each, in Ray's words.
+        resources: Of each worker, in Ray's words.
 
     Yields:
         (index of the job, its result or the exception it raised), as they end.
     """
-    task = ray.remote(_call).options(max_retries=retries, **resources)
     waiting, indices = iter(jobs), count()
-    running: dict[Any, int] = {}
-    while True:
-        while len(running) < most and (job := next(waiting, None)) is not None:
-            running[task.remote(mirror, function, *job)] = next(indices)
-        if not running:
-            return
-        done, _ = ray.wait(list(running), num_returns=1)
-        for reference in done:
-            index = running.pop(reference)
-            try:
-                yield index, ray.get(reference)
-            except ray.exceptions.RayError as error:  # the job's own, or its worker's end
-                yield index, getattr(error, "cause", None) or error
+    running: dict[Any, _Attempt] = {}
+    try:
+        while True:
+            while len(running) < most and (job := next(waiting, None)) is not None:
+                one = _Attempt(next(indices), job, retries, _placed(workers, **resources))
+                running[one.begin(resources, workers, mirror, function)] = one
+            if not running:
+                return
+            done, _ = ray.wait(list(running), num_returns=1)
+            for reference in done:
+                one = running.pop(reference)
+                result = _outcome(reference)
+                if one.may_be_repeated(result):
+                    one = replace(one, left=one.left - 1)
+                    running[one.begin(resources, workers, mirror, function)] = one
+                    continue
+                one.free()
+                yield one.index, result
+    finally:
+        for one in running.values():
+            one.free()
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A job of `spread` as it is run, and how often it may be run again."""
+
+    index: int
+    args: tuple[Any, ...]
+    left: int
+    place: PlacementGroup | None
+
+    def begin(
+        self, resources: dict[str, float], workers: int, mirror: Mirror, function: Any
+    ) -> Any:
+        """Run it; the reference to its result. A job of one worker Ray itself runs again."""
+        where: dict[str, Any] = {"max_retries": self.left}
+        if self.place is not None:
+            first = PlacementGroupSchedulingStrategy(self.place, 0)
+            where = {"max_retries": 0, "scheduling_strategy": first}
+        task = ray.remote(_call).options(**where, **resources)
+        return task.remote(workers, mirror, function, *self.args)
+
+    def may_be_repeated(self, result: Any) -> bool:
+        """Whether it lost a worker that others waited for, and has tries left."""
+        lost = isinstance(result, ray.exceptions.RayError)
+        return lost and self.place is not None and self.left > 0
+
+    def free(self) -> None:
+        """Give back its place."""
+        if self.place is not None:
+            remove_placement_group(self.place)
+
+
+def _placed(workers: int, **resources: float) -> PlacementGroup | None:
+    """Where several workers train together; one needs no place of its own."""
+    return _reserved(workers, **resources) if workers > 1 else None
+
+
+def _outcome(reference: Any) -> Any:
+    """What a job gave, or the exception that it raised: its own, or its worker's end."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return getattr(error, "cause", None) or error
 
 
 def raised(result: Any) -> Any:
@@ -150,10 +208,11 @@ def _resolving(function: Callable[..., Iterator[Any]], args: tuple[Any, ...]) ->
     return function(*(ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in args))
 
 
-def _call(mirror: Mirror, function: Callable[..., Any], *args: Any) -> Any:
+def _call(workers: int, mirror: Mirror, function: Callable[..., Any], *args: Any) -> Any:
     prepare_worker()
     steps = _resumable if isgeneratorfunction(function) else _once
-    *_, result = mirrored(mirror, _paths(args), steps, function, args)
+    files = _paths(args)
+    *_, result = train_together(workers, mirrored, mirror, files, steps, function, args)
     return result
 
 

@@ -48,7 +48,7 @@ def training_stage(
     trained = stream(
         function,
         *arguments,
-        workers=session.config.workers_per_trial,
+        workers=session.resources.workers_per_stage,
         mirror=folder.mirror,
         retries=session.config.max_retries,
         **session.resources.stage,

@@ -27,11 +27,13 @@ from sweeps.dense import saved_preprocessing, train_dense
 from sweeps.errors import InputError
 from sweeps.masking import search_masks
 from sweeps.pipeline import outage
+from sweeps.repeats import RepeatJob, repeat_trial
 from sweeps.sharing import share_weights
 from sweeps.stage_config import DenseConfig, FinetuneConfig, SearchConfig, ShareConfig, VitConfig
-from sweeps.stages import stream
+from sweeps.stages import spread, stream
 from sweeps.sweep import trainable
 from sweeps.trial import TrialJob, keeps_outputs, train_budget
+from sweeps.trials import COMPLETE, TrialRow
 
 # SGD: Adam would hide a gradient that is too large by a factor.
 PLAIN: dict[str, Any] = {"epochs": 2, "opt": "sgd", "batch_size": 32, "affine": False}
@@ -250,3 +252,46 @@ def test_a_worker_that_dies_ends_all_and_the_run_in_one_line(cluster: None) -> N
     with pytest.raises(LookupError) as bug:
         list(stream(meeting, 0, "raises", workers=1, num_cpus=1))
     assert outage(bug.value, "disk or server") == ""
+
+
+def test_a_repeat_is_trained_by_the_workers_of_a_trial(alone: Trained, tmp_path: Path) -> None:
+    row = TrialRow(3, COMPLETE, 0.7, 0.5, 0.5, 0.1, 0.1, 50.0, 50.0, 2, 1.0)
+    rows = []
+    for workers in (1, 2):
+        config, folder = replace(CONFIG, workers_per_trial=workers), tmp_path / str(workers)
+        shared = replace(job_of(alone.folder, folder), config=config)
+        jobs = [(RepeatJob(row, repeat, folder), shared) for repeat in (1, 2)]
+        ended = dict(spread(repeat_trial, jobs, 2 // workers, workers=workers, num_cpus=1))
+        rows.append([ended[index] for index in range(2)])
+    for one, pair in zip(*rows, strict=True):
+        assert (one.trial, one.repeat, one.epochs) == (3, pair.repeat, 2)
+        assert pair.test_top1 == pytest.approx(one.test_top1, abs=0.5)
+    for repeat in (1, 2):
+        assert_same_weights(*(tmp_path / str(workers) / f"3-{repeat}" for workers in (1, 2)))
+
+
+def dying_once(mark: Path, job: int) -> Iterator[int]:
+    """The second of two workers dies the first time."""
+    yield 0
+    if Processes.current().rank and not mark.exists():
+        mark.touch()
+        os._exit(1)
+    distributed.barrier()
+    yield job
+
+
+def test_a_job_of_two_workers_that_lost_one_is_run_again(cluster: None, tmp_path: Path) -> None:
+    jobs = [(tmp_path / "a", 5), (tmp_path / "b", 6)]
+    how = {"retries": 1, "workers": 2, "num_cpus": 1}
+    assert sorted(spread(dying_once, jobs, 1, **how)) == [(0, 5), (1, 6)]
+    ((_, lost),) = spread(dying_once, [(tmp_path / "c", 7)], 1, **how | {"retries": 0})
+    assert isinstance(lost, ray.exceptions.RayError)
+
+
+def test_a_stage_has_workers_of_its_own(cluster: None) -> None:
+    shared = resources_of(replace(CONFIG, workers_per_stage=2))
+    assert shared.stage == {"num_cpus": 1, "num_gpus": 0.0}
+    assert (shared.workers_per_stage, shared.concurrency, shared.workers) == (2, 2, 2)
+    assert resources_of(replace(CONFIG, workers_per_trial=2)).workers == 2
+    with pytest.raises(InputError, match="a stage of 3 workers, each 1 CPUs and 0 GPUs, does not"):
+        resources_of(replace(CONFIG, workers_per_stage=3))
