@@ -26,7 +26,7 @@ from sweeps.inputs import check_images, check_inputs, resumed_config
 from sweeps.judged import JudgedStudy
 from sweeps.judging_stage import judging_stage
 from sweeps.masking import search_masks
-from sweeps.plan import Finished, Plan, make_plan, probe_speed
+from sweeps.plan import Finished, Plan, make_plan, probe_speeds
 from sweeps.progress import Progress, print_end
 from sweeps.publishing import publish_front, publish_models, publish_reports, register_models
 from sweeps.repeat_stage import publish_repeats, repeat_stage
@@ -66,10 +66,10 @@ def execute(command: Command) -> int:
     if not command.resume and config.name:
         _folder(config).refuse_taken()
     if command.dry_run:
-        speed = probe_speed(model, task, preprocessing_for(config, model, task), config)
+        speeds = probe_speeds(model, task, preprocessing_for(config, model, task), config)
         finished = Finished.of(_folder(config)) if command.resume else Finished()
         concurrency = expected_concurrency(config)
-        plan = make_plan(config, model, task, transfers, concurrency, speed, finished)
+        plan = make_plan(config, model, task, transfers, concurrency, speeds, finished)
         print(plan.to_json() if command.dry_run == "json" else plan.to_text())
         return DONE
     folder = _folder(config)

@@ -9,19 +9,21 @@ import torch
 from torch import nn
 
 from slim import Architecture, Budget, count
-from slim.spec import read_spec
+from slim.spec import ModelSpec, read_spec
 from slim.tasks import Preprocessing, Task
 from slim.training import Training
-from sweeps.config import SweepConfig, dense_epochs
+from sweeps.config import SweepConfig, dense_epochs, workers_per_stage
 from sweeps.run_folder import RunFolder
 from sweeps.searched import known_scores, stages_taken
 from sweeps.space import DENSE, BudgetSpace, mean_share
+from sweeps.study import first_budgets
 from sweeps.transfer import transfer_methods
 from sweeps.trial import keeps_outputs
 from sweeps.untrained import images_before_training, judged_images
 
 # A training step costs a forward and twice that backward; distillation adds a dense forward.
 TRAIN, FORWARD = 3, 1
+BEFORE_TRIALS = ("dense", "search", "share")
 PROBE_SECONDS = 2.0
 PROBE_GMACS = 50.0  # of one forward pass: a batch of a large model takes too long for a probe
 
@@ -48,13 +50,24 @@ class PlannedBudget:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage's work in units of 1e9 MACs x images, and how many jobs share it."""
+    """A stage's work in units of 1e9 MACs x images, its share of the run's, and who does it."""
 
     name: str
     jobs: int
+    workers: int
     epochs: int
     gmacs_images: float
+    share: float
     seconds: float | None
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """1e9 MACs x images a second of one worker: of trials, and of the stages before them, whose
+    workers have all CPUs."""
+
+    trial: float
+    stage: float
 
 
 @dataclass(frozen=True)
@@ -124,13 +137,13 @@ class Plan:
                 f"  {b.trial}: {b.tokens:.2f} {b.mhsa:.2f} {b.mlp:.2f}  about "
                 f"{b.gmacs:.4g} GMACs ({b.gmacs / self.dense_gmacs:.0%}), {b.params_m:.4g} M"
             )
-        lines.append("stages (GMACs x images, estimated time):")
+        lines.append("stages (GMACs x images, share of all, estimated time):")
         for stage in self.stages:
             seconds = "" if stage.seconds is None else f", {format_seconds(stage.seconds)}"
             epochs = f" x {stage.epochs} epochs" if stage.epochs else ""
             lines.append(
                 f"  {stage.name}: {stage.jobs} network{'s' * (stage.jobs > 1)}{epochs}, "
-                f"{stage.gmacs_images:.4g}{seconds}"
+                f"{stage.gmacs_images:.4g} ({stage.share:.0%}){seconds}"
             )
         if self.seconds is not None:
             lines.append(f"in all about {format_seconds(self.seconds)} on this machine")
@@ -152,7 +165,7 @@ def make_plan(
     task: Task,
     transfers: list[Task],
     concurrency: int,
-    images_per_gmac_second: float | None,
+    speeds: Speeds | None,
     finished: Finished,
 ) -> Plan:
     """Count the work of every stage.
@@ -163,7 +176,7 @@ def make_plan(
         task: The source task.
         transfers: The transfer tasks.
         concurrency: Trials in flight.
-        images_per_gmac_second: Speed of one worker as GMACs x images a second; None for no times.
+        speeds: Of workers; None for no times.
         finished: What is left out of the stages.
     """
     spec = read_spec(model)
@@ -186,9 +199,9 @@ def make_plan(
     epochs, seeds = config.finetune.epochs, config.repeats - 1
     trials = max(0, config.trials - finished.trials)
     trained = trials - (standing and not finished.trials)
-    first, firsts = min(trained, concurrency), min(again, seeds * concurrency)  # begin together
-    swept = _trials_work(config, trained, first if kept else trained, gmacs, share, task)
-    repeated = _trials_work(config, again, firsts if kept else again, gmacs, share, task)
+    begun, rebegun = min(trained, concurrency), min(again, seeds * concurrency)  # together
+    swept = _trials_work(config, trained, begun if kept else trained, gmacs, share, task)
+    repeated = _trials_work(config, again, rebegun if kept else again, gmacs, share, task)
     work = [
         ("dense", 1, dense_epochs(config), gmacs * dense_epochs(config) * (TRAIN * train + val)),
         ("search", 1, config.search.epochs, _search_work(config, gmacs, train, val)),
@@ -205,15 +218,19 @@ def make_plan(
         done = config.transfer.epochs * sizes + other.size("test")
         units = gmacs * repeats * (1 + front * share) * done
         work.append((f"transfer {other.name}", jobs, config.transfer.epochs, units))
-    stages = tuple(
-        PlannedStage(
-            name, jobs, epochs, units, _seconds(units, jobs, concurrency, images_per_gmac_second)
-        )
-        for name, jobs, epochs, units in work
-        if units and name not in (*taken, *finished.stages)
-    )
+    left = [one for one in work if one[-1] and one[0] not in (*taken, *finished.stages)]
+    total = sum(units for *_, units in left)
+    stages = []
+    for name, jobs, epochs, units in left:
+        workers = _workers(config, name, jobs, concurrency)
+        speed = speeds and (speeds.stage if name in BEFORE_TRIALS else speeds.trial)
+        seconds = units / speed / workers if speed else None
+        stages.append(PlannedStage(name, jobs, workers, epochs, units, units / total, seconds))
     times = [stage.seconds for stage in stages]
-    budgets = list(enumerate(space.uniform if judged else space.uniform[: config.trials]))
+    if judged:
+        first = [space.fit(b, n) for n, b in enumerate([*space.uniform, space.smallest])]
+    else:
+        first = first_budgets(config, space, [])
     return Plan(
         data=task.name,
         classes=task.num_classes,
@@ -229,23 +246,42 @@ def make_plan(
         concurrency=concurrency,
         judged=judged,
         judged_images=looked_at,
-        budgets=tuple(_planned(space, n, space.fit(b, n) if n else b) for n, b in budgets),
-        stages=stages,
+        budgets=tuple(_planned(space, n, budget) for n, budget in enumerate(first)),
+        stages=tuple(stages),
         seconds=None if None in times else sum(t for t in times if t is not None),
     )
 
 
-def probe_speed(
+def probe_speeds(
     model: nn.Module, task: Task, preprocessing: Preprocessing, config: SweepConfig
+) -> Speeds:
+    """Speeds from a few training steps on copies of the model, on the devices of this machine."""
+    spec, cpus = read_spec(model), os.cpu_count() or 1
+    on_gpu = torch.cuda.is_available() and config.gpus_per_trial != 0
+    threads = min(config.cpus_per_trial, cpus)
+    trial = _probed(spec, task, preprocessing, config, threads, on_gpu)
+    if on_gpu or threads == cpus:
+        return Speeds(trial, trial)
+    together = max(threads, cpus // workers_per_stage(config))
+    return Speeds(trial, _probed(spec, task, preprocessing, config, together, on_gpu=False))
+
+
+def _probed(
+    spec: ModelSpec,
+    task: Task,
+    preprocessing: Preprocessing,
+    config: SweepConfig,
+    threads: int,
+    on_gpu: bool,
 ) -> float:
-    """GMACs x images a second of one worker, from a few training steps on a copy of the model."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(min(config.cpus_per_trial, os.cpu_count() or 1))
-    spec = read_spec(model)
+    """1e9 MACs x images a second of a process of so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     gmacs = count(Architecture.dense(spec)).macs / 1e9
     recipe = replace(config.finetune.recipe(), accumulation=1)
     size = min(recipe.batch_size, max(1, int(PROBE_GMACS / gmacs)))
-    training = Training(spec.build(), task, preprocessing, recipe)
+    device = "cuda" if on_gpu else "cpu"
+    training = Training(spec.build(), task, preprocessing, recipe, device=device)
     batches = task.train_batches(preprocessing, recipe.augmentation, size, 0, 0)
     images, started = 0, time.monotonic()
     for step, (batch, labels) in enumerate(batches):
@@ -255,13 +291,18 @@ def probe_speed(
         images += len(batch)
         if step and time.monotonic() - started > PROBE_SECONDS:
             break
-    torch.set_num_threads(threads)
+    torch.set_num_threads(before)
     return TRAIN * gmacs * images / max(1e-9, time.monotonic() - started)
 
 
-def _seconds(units: float, jobs: int, concurrency: int, speed: float | None) -> float | None:
-    """Time of a stage; a stage of one job runs on one worker."""
-    return None if not speed else units / speed / min(jobs, concurrency)
+def _workers(config: SweepConfig, stage: str, jobs: int, concurrency: int) -> int:
+    """Workers that share a stage."""
+    if stage in BEFORE_TRIALS:
+        return workers_per_stage(config)
+    each = config.workers_per_trial
+    if stage in ("sweep", "repeats"):
+        return min(jobs, concurrency) * each
+    return min(jobs, concurrency * each)
 
 
 def _trials_work(

@@ -36,10 +36,7 @@ class Progress:
     def __init__(self, name: str, plan: Plan) -> None:
         self.name, self.plan = name, plan
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        self.units = {
-            stage.name: stage.gmacs_images / min(stage.jobs, plan.concurrency)
-            for stage in plan.stages
-        }
+        self.units = {stage.name: stage.gmacs_images / stage.workers for stage in plan.stages}
         self.done = dict.fromkeys(self.units, 0.0)
         self.skipped = 0.0
         self.started = time.monotonic()

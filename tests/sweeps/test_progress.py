@@ -7,7 +7,7 @@ import pytest
 from slim.tasks import load_task
 from sweeps.config import SweepConfig
 from sweeps.dense import make_dense, preprocessing_for
-from sweeps.plan import Finished, make_plan, probe_speed
+from sweeps.plan import Finished, make_plan, probe_speeds
 from sweeps.progress import Progress, front_table
 from sweeps.stage_config import VitConfig
 from sweeps.trials import COMPLETE, TrialRow
@@ -39,7 +39,9 @@ def test_a_probe_takes_batches_of_fewer_images_than_a_step_has_parts(
     model = make_dense(config, task)
     monkeypatch.setattr("sweeps.plan.PROBE_GMACS", 1e-9)  # as a large model: one image at a time
     monkeypatch.setattr("sweeps.plan.PROBE_SECONDS", 0.0)
-    assert probe_speed(model, task, preprocessing_for(config, model, task), config) > 0
+    speeds = probe_speeds(model, task, preprocessing_for(config, model, task), config)
+    assert speeds.trial > 0
+    assert speeds.stage > 0
 
 
 def test_what_an_earlier_session_did_says_nothing_of_this_ones_speed(
