@@ -59,8 +59,10 @@ def judgement_sentence(data: JudgementData) -> str:
     least, most = int(order[0]), int(order[-1])
     return told + (
         f"Over the {len(data.pairs)} that were trained too, Kendall's rank correlation of judged "
-        f"and trained accuracy is {data.tau:+.2f} (1: the same order, 0: unrelated); the run's "
-        "metric `kendall_tau` has trials that the sampler picked later, too. Training "
+        f"and trained accuracy is {data.tau:+.2f} (1: the same order, 0: unrelated). The run's "
+        "metric `kendall_tau` differs: it goes by what all judged budgets, read together, tell of "
+        "each, has trials that the sampler picked later, and none that were added as judging "
+        "misled. Training "
         f"changed top-1 by {wording.points(float(gain.median()))} points in the median, from "
         f"{wording.points(float(gain.min()))} (trial {least}) to "
         f"{wording.points(float(gain.max()))} (trial {most}). Most budgets were picked for "

@@ -44,6 +44,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "no judging (2)": ("--judge.budgets", "0"),
     "60 judged": ("--judge.budgets", "60"),
     "judged on all of val": ("--judge.images", "0"),
+    "judged by GP": ("--judge.sampler", "gp"),
+    "judged by chance": ("--judge.sampler", "random"),
     "the dense budget trained": ("--finetune.dense", "true"),
     "no judged start (3)": ("--judge.start", "0"),
     "not repaired": ("--finetune.repair_images", "0"),
