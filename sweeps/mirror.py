@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -193,12 +194,16 @@ class Mirror:
             InputError: If the working folder is in another user's, who might change what is read.
         """
         holder = self.folder.parent
-        holder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if holder.lstat().st_uid != os.getuid():
+        with contextlib.suppress(FileExistsError):
+            holder.mkdir(mode=0o700, parents=True)
+        about = holder.lstat()
+        if about.st_uid != os.getuid() or not stat.S_ISDIR(about.st_mode):
             raise InputError(
-                f"{holder}, where the files of {self.storage} are worked with, is another user's; "
-                "have it removed, or set TMPDIR to a folder of your own"
+                f"{holder}, where the files of {self.storage} are worked with, is not a folder of "
+                "this user's; have it removed, or set TMPDIR to a folder of your own"
             )
+        if about.st_mode & 0o077:
+            holder.chmod(0o700)
         system, path = fs.FileSystem.from_uri(self.storage)
         return system, path.rstrip("/")
 

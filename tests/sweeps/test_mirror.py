@@ -264,11 +264,19 @@ def test_another_users_folder_is_not_worked_in(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    mirror = Mirror.of(bucket)
+    mirror, refusal = Mirror.of(bucket), "is not a folder of this user's; have it removed"
+    holder = mirror.folder.parent
+    holder.mkdir(mode=0o755)
     mirror.check()
-    assert mirror.folder.parent.stat().st_mode & 0o777 == 0o700
+    assert holder.stat().st_mode & 0o777 == 0o700
+    holder.rmdir()
+    holder.symlink_to("/nowhere")
+    with pytest.raises(InputError, match=refusal):
+        mirror.check()
+    holder.unlink()
+    mirror.check()
     monkeypatch.setattr("os.getuid", lambda: tmp_path.stat().st_uid + 1)
-    with pytest.raises(InputError, match="is another user's; have it removed, or set TMPDIR"):
+    with pytest.raises(InputError, match=refusal):
         mirror.check()
 
 
