@@ -60,9 +60,9 @@ def judgement_sentence(data: JudgementData) -> str:
     return told + (
         f"Over the {len(data.pairs)} that were trained too, Kendall's rank correlation of judged "
         f"and trained accuracy is {data.tau:+.2f} (1: the same order, 0: unrelated). The run's "
-        "metric `kendall_tau` differs: it goes by what all judged budgets, read together, tell of "
-        "each, has trials that the sampler picked later, and none that were added as judging "
-        "misled. Training "
+        "metric `kendall_tau` may differ: it goes by what all judged budgets together, where they "
+        "are 32 or more, tell of each, has trials that the sampler picked later, and none that "
+        "were added as judging misled. Training "
         f"changed top-1 by {wording.points(float(gain.median()))} points in the median, from "
         f"{wording.points(float(gain.min()))} (trial {least}) to "
         f"{wording.points(float(gain.max()))} (trial {most}). Most budgets were picked for "

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import ray
+import torch
 from ray._private.authentication.authentication_token_setup import (
     AUTH_MODE_ENV_VAR,
     maybe_enable_token_auth_if_token_available,
@@ -69,12 +70,31 @@ class Resources:
 
         One GPU, and as many CPUs as leave room for all workers: of one, all of its node.
         """
-        gpus = _stage_gpus(self.gpus_per_trial)
+        gpus = self._stage_gpus
         nodes = [node for node in node_resources() if node.gpus or not gpus]
         for cpus in range(max((node.cpus for node in nodes), default=0), self.cpus_per_trial, -1):
             if sum(_trials_on(node, cpus, gpus) for node in nodes) >= self.workers_per_stage:
                 return {"num_cpus": cpus, "num_gpus": gpus}
         return {"num_cpus": self.cpus_per_trial, "num_gpus": gpus}
+
+    @property
+    def _stage_gpus(self) -> float:
+        return max(1.0, self.gpus_per_trial) if self.gpus_per_trial else 0.0
+
+    def check_stage(self) -> None:
+        """Refuse more workers of a stage than the cluster holds: they would wait without end.
+
+        Raises:
+            InputError: If so.
+        """
+        nodes, cpus, gpus = node_resources(), self.cpus_per_trial, self._stage_gpus
+        held = sum(_trials_on(node, cpus, gpus) for node in nodes)
+        if held < self.workers_per_stage:
+            raise InputError(
+                f"a stage of {self.workers_per_stage} workers, each {cpus} CPUs and {gpus:g} "
+                f"GPUs, does not fit the cluster, which holds {held}; give another "
+                "--workers-per-stage"
+            )
 
 
 @contextlib.contextmanager
@@ -127,8 +147,16 @@ def _shipped(address: str) -> dict[str, Any] | None:
 
 def expected_concurrency(config: SweepConfig) -> int:
     """Trials in flight on this machine alone, for a plan that starts no cluster."""
-    fits = max(1, (os.cpu_count() or 1) // (config.cpus_per_trial * config.workers_per_trial))
-    return min(fits, config.concurrency or MOST_IN_FLIGHT)
+    here = this_machine()
+    places = _trials_on(here, config.cpus_per_trial, gpus_of_trial(config, here.gpus))
+    return min(max(1, places // config.workers_per_trial), config.concurrency or MOST_IN_FLIGHT)
+
+
+def gpus_of_trial(config: SweepConfig, gpus: float) -> float:
+    """GPUs of one worker of a trial, where there are so many in all."""
+    if config.gpus_per_trial is None:
+        return 1.0 if gpus else 0.0
+    return config.gpus_per_trial
 
 
 class NodeResources(NamedTuple):
@@ -136,6 +164,11 @@ class NodeResources(NamedTuple):
 
     cpus: int
     gpus: float
+
+
+def this_machine() -> NodeResources:
+    """What a cluster on this machine alone would have."""
+    return NodeResources(os.cpu_count() or 1, float(torch.cuda.device_count()))
 
 
 def node_resources() -> list[NodeResources]:
@@ -293,9 +326,7 @@ def resources_of(config: SweepConfig) -> Resources:
     """
     nodes = node_resources()
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    per_trial = config.gpus_per_trial
-    if per_trial is None:
-        per_trial = 1.0 if gpus else 0.0
+    per_trial = gpus_of_trial(config, gpus)
     workers = config.workers_per_trial
     places = sum(_trials_on(node, config.cpus_per_trial, per_trial) for node in nodes)
     if places < workers:
@@ -305,20 +336,9 @@ def resources_of(config: SweepConfig) -> Resources:
             f"the cluster ({len(nodes)} nodes, {cpus} CPUs and {gpus:g} GPUs in all); give "
             "--cpus-per-trial, --gpus-per-trial, --workers-per-trial"
         )
-    together, stage_gpus = workers_per_stage(config), _stage_gpus(per_trial)
-    if sum(_trials_on(node, config.cpus_per_trial, stage_gpus) for node in nodes) < together:
-        raise InputError(
-            f"a stage of {together} workers, each {config.cpus_per_trial} CPUs and {stage_gpus:g} "
-            f"GPUs, does not fit the cluster ({len(nodes)} nodes, {cpus} CPUs and {gpus:g} GPUs "
-            "in all); give another --workers-per-stage"
-        )
     concurrency = config.concurrency or min(places // workers, MOST_IN_FLIGHT)
+    together = workers_per_stage(config)
     return Resources(workers, together, config.cpus_per_trial, per_trial, concurrency)
-
-
-def _stage_gpus(per_trial: float) -> float:
-    """GPUs of one worker of a stage: a whole one where a trial has a fraction."""
-    return max(1.0, per_trial) if per_trial else 0.0
 
 
 def _trials_on(node: NodeResources, cpus: int, gpus: float) -> int:

@@ -116,8 +116,8 @@ class SweepConfig:
         max_params_m: Most parameters of a budget, in millions.
         max_latency_ms: Longest time of one image on a worker's device, in milliseconds: the 5 %
             quantile of repeated runs, which other load hardly changes. Measured on every judged
-            and every trained network; a slower one is not trained (PRUNED). The dense model, which
-            is trial 0, may be slower.
+            and every trained network; a slower one is not trained (PRUNED), and the run ends after
+            judging if all are slower. The dense model, which is trial 0, may be slower.
         target_gmacs: Costs, comma-separated, for each of which the best split among the
             dimensions is sought; nothing else is judged or trained, but for the dense model.
         concurrency: Trials in flight at most; default: as many as the cluster holds when the run

@@ -27,9 +27,9 @@ def non_dominated(rows: Sequence[Row]) -> list[Row]:
 
 
 def most_gain_first(front: Sequence[Row], chance: float, gmacs: float, most: int) -> list[Row]:
-    """The rows that have, the first of them however many, a large hypervolume together.
+    """Greedy hypervolume subset selection: next is ever the row that adds most to those before.
 
-    Greedily: next is ever the row that adds most to those before; of equal ones the first.
+    Of equal ones it is the first.
 
     Args:
         front: In any order.

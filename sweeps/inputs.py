@@ -87,10 +87,12 @@ def check_inputs(
         if not epochs or name in taken:
             continue
         workers = {"transfer": 1, "finetune": config.workers_per_trial}.get(name, of_stages)
+        own = name != "finetune" and config.workers_per_stage is not None
+        option = "--workers-per-stage" if own else "--workers-per-trial"
         if options.batch_size % workers:
             raise InputError(
                 f"--{name}.batch_size {options.batch_size} cannot be shared out equally to "
-                f"--workers-per-{'trial' if name == 'finetune' else 'stage'} {workers}"
+                f"{option} {workers}"
             )
         try:
             recipe = replace(options, epochs=epochs).recipe(workers)

@@ -112,10 +112,11 @@ class JudgedStudy:
 
         What is known is read together: that takes time, as the sampler does.
         """
-        wanted = min(int(self.options.budgets or 0) - len(known), self.options.batch)
+        wanted = max(0, min(int(self.options.budgets or 0) - len(known), self.options.batch))
         seen = {self.space.identity(one.budget) for one in known}
-        batch: list[Budget] = []
-        asked = enumerate(self._asked(known), len(known))
+        batch = [one for one in self.space.first if self.space.identity(one) not in seen][:wanted]
+        seen |= {self.space.identity(budget) for budget in batch}
+        asked = enumerate(self._asked(known), len(known) + len(batch))
         while len(batch) < wanted and (proposed := next(asked, None)) is not None:
             turn, budget = proposed  # one that gives nothing new is lost to its target
             budget = self.space.fit(budget, turn)
@@ -130,10 +131,7 @@ class JudgedStudy:
         self.study.add_trials([_trial(row) for row in rows])
 
     def _asked(self, known: list[Observation]) -> Iterator[Budget]:
-        """Budgets as they come: the smallest and uniform ones, then the sampler's."""
-        first = [*self.space.uniform, self.space.smallest]
-        if len(known) < len(first):  # a batch may be smaller
-            yield from first
+        """The sampler's budgets as they come."""
         known = pooled(known)
         for attempt in range(_TRIES):
             seed = seed_for(self.seed, len(known) * _TRIES + attempt)

@@ -44,7 +44,7 @@ from sweeps.tracking import FAILED, FINISHED, KILLED, Tracker
 from sweeps.training_stage import training_stage
 from sweeps.transfer_stage import transfer_stage
 from sweeps.trial import TrialJob, keeps_outputs
-from sweeps.trials import TrialRow, has_front, write_table
+from sweeps.trials import PRUNED, TrialRow, has_front, write_table
 
 DONE, NO_FRONT = 0, 1
 SECONDS_TO_SAY_GOODBYE = 3.0
@@ -89,6 +89,8 @@ def execute(command: Command) -> int:
             with connect(config) as resources:
                 tracker = Tracker(config.tracking_uri, folder.path)
                 run = Run(config, folder, tracker, resources, task, transfers)
+                if _stages_left(config, folder):
+                    resources.check_stage()
                 concurrency, whole = resources.concurrency, Finished()
                 plan = make_plan(config, model, task, transfers, concurrency, None, whole)
                 folder.write_config(config)  # a raised number of trials is that of later resumes
@@ -97,6 +99,21 @@ def execute(command: Command) -> int:
             if not command.resume:
                 folder.discard()
             raise
+
+
+def _stages_left(config: SweepConfig, folder: RunFolder) -> list[str]:
+    """Which of the stages before the trials have a network to train."""
+    epochs = {
+        "dense": dense_epochs(config),
+        "search": config.search.epochs,
+        "share": int(config.share.epochs or 0),
+    }
+    taken = stages_taken(config)
+    return [
+        name
+        for name, wanted in epochs.items()
+        if wanted and name not in taken and not folder.recall(f"{name}_done")
+    ]
 
 
 def _wants_more(command: Command) -> bool:
@@ -193,7 +210,12 @@ class Run:
     def _print_end(self, rows: list[TrialRow], spreads: Spreads, plan: Plan) -> None:
         front = pareto_front(rows) if has_front(rows) else []
         page, uri = self.tracker.front_page(self.folder.name), self.config.tracking_uri
-        print_end(front, plan.dense_gmacs, spreads, self.folder, uri, page)
+        pruned = [row for row in rows if row.state == PRUNED and not row.epochs]
+        why = "no training came to its end: no front"
+        if slow := [row.latency_ms for row in pruned if row.latency_ms is not None]:
+            limit = f"--max-latency-ms {self.config.max_latency_ms:g}"
+            why = f"{limit} let no training begin: the fastest network takes {min(slow):.4g} ms"
+        print_end(front, why, plan.dense_gmacs, spreads, self.folder, uri, page)
 
 
 def outage(error: BaseException, places: str) -> str:

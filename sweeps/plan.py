@@ -1,7 +1,6 @@
 """What a run is going to do and cost, before anything trains."""
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 
@@ -12,6 +11,7 @@ from slim import Architecture, Budget, count
 from slim.spec import ModelSpec, read_spec
 from slim.tasks import Preprocessing, Task
 from slim.training import Training
+from sweeps.cluster import gpus_of_trial, this_machine
 from sweeps.config import SweepConfig, dense_epochs, workers_per_stage
 from sweeps.run_folder import RunFolder
 from sweeps.searched import known_scores, stages_taken
@@ -57,17 +57,28 @@ class PlannedStage:
     workers: int
     epochs: int
     gmacs_images: float
-    share: float
+    fraction: float
     seconds: float | None
 
 
 @dataclass(frozen=True)
-class Speeds:
-    """1e9 MACs x images a second of one worker: of trials, and of the stages before them, whose
-    workers have all CPUs."""
+class Speed:
+    """1e9 MACs x images a second of one worker, and how many of its kind this machine holds."""
 
-    trial: float
-    stage: float
+    worker: float
+    workers: int
+
+    def seconds(self, units: float, workers: int) -> float:
+        """Of so much work, shared by so many workers if there are as many."""
+        return units / self.worker / min(workers, self.workers)
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Of trials' workers, and of those of the stages before, which have all CPUs."""
+
+    trial: Speed
+    stage: Speed
 
 
 @dataclass(frozen=True)
@@ -143,7 +154,7 @@ class Plan:
             epochs = f" x {stage.epochs} epochs" if stage.epochs else ""
             lines.append(
                 f"  {stage.name}: {stage.jobs} network{'s' * (stage.jobs > 1)}{epochs}, "
-                f"{stage.gmacs_images:.4g} ({stage.share:.0%}){seconds}"
+                f"{stage.gmacs_images:.4g} ({stage.fraction:.0%}){seconds}"
             )
         if self.seconds is not None:
             lines.append(f"in all about {format_seconds(self.seconds)} on this machine")
@@ -199,9 +210,9 @@ def make_plan(
     epochs, seeds = config.finetune.epochs, config.repeats - 1
     trials = max(0, config.trials - finished.trials)
     trained = trials - (standing and not finished.trials)
-    begun, rebegun = min(trained, concurrency), min(again, seeds * concurrency)  # together
-    swept = _trials_work(config, trained, begun if kept else trained, gmacs, share, task)
-    repeated = _trials_work(config, again, rebegun if kept else again, gmacs, share, task)
+    wave, rewave = min(trained, concurrency), min(again, seeds * concurrency)  # begin together
+    swept = _trials_work(config, trained, wave if kept else trained, gmacs, share, task)
+    repeated = _trials_work(config, again, rewave if kept else again, gmacs, share, task)
     work = [
         ("dense", 1, dense_epochs(config), gmacs * dense_epochs(config) * (TRAIN * train + val)),
         ("search", 1, config.search.epochs, _search_work(config, gmacs, train, val)),
@@ -224,13 +235,10 @@ def make_plan(
     for name, jobs, epochs, units in left:
         workers = _workers(config, name, jobs, concurrency)
         speed = speeds and (speeds.stage if name in BEFORE_TRIALS else speeds.trial)
-        seconds = units / speed / workers if speed else None
+        seconds = speed.seconds(units, workers) if speed else None
         stages.append(PlannedStage(name, jobs, workers, epochs, units, units / total, seconds))
     times = [stage.seconds for stage in stages]
-    if judged:
-        first = [space.fit(b, n) for n, b in enumerate([*space.uniform, space.smallest])]
-    else:
-        first = first_budgets(config, space, [])
+    first = space.first[:judged] if judged else first_budgets(config, space, [])
     return Plan(
         data=task.name,
         classes=task.num_classes,
@@ -256,14 +264,18 @@ def probe_speeds(
     model: nn.Module, task: Task, preprocessing: Preprocessing, config: SweepConfig
 ) -> Speeds:
     """Speeds from a few training steps on copies of the model, on the devices of this machine."""
-    spec, cpus = read_spec(model), os.cpu_count() or 1
-    on_gpu = torch.cuda.is_available() and config.gpus_per_trial != 0
-    threads = min(config.cpus_per_trial, cpus)
-    trial = _probed(spec, task, preprocessing, config, threads, on_gpu)
-    if on_gpu or threads == cpus:
-        return Speeds(trial, trial)
-    together = max(threads, cpus // workers_per_stage(config))
-    return Speeds(trial, _probed(spec, task, preprocessing, config, together, on_gpu=False))
+    spec, here = read_spec(model), this_machine()
+    gpus, cpus = gpus_of_trial(config, here.gpus), config.cpus_per_trial
+    on_gpu = bool(gpus and here.gpus)
+    trial = _probed(spec, task, preprocessing, config, min(cpus, here.cpus), on_gpu)
+    if on_gpu:  # trials that share one have it in turns
+        return Speeds(Speed(trial, int(here.gpus)), Speed(trial, int(here.gpus)))
+    together = max(cpus, here.cpus // workers_per_stage(config))
+    stage = trial
+    if together != min(cpus, here.cpus):
+        stage = _probed(spec, task, preprocessing, config, together, on_gpu=False)
+    held = [max(1, here.cpus // threads) for threads in (cpus, together)]
+    return Speeds(Speed(trial, held[0]), Speed(stage, held[1]))
 
 
 def _probed(

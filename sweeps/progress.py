@@ -153,6 +153,7 @@ class Progress:
 
 def print_end(
     front: Sequence[TrialRow],
+    why_no_front: str,
     dense_gmacs: float,
     spreads: Spreads,
     folder: RunFolder,
@@ -163,7 +164,7 @@ def print_end(
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=WIDTH)
     dense = slim.serving.load_about(folder.dense)
     table = front_table(front, dense_gmacs, dense, spreads)
-    console.print(table if front else "no training came to its end: no front")
+    console.print(table if front else why_no_front)
     console.print(f"files:   {folder.path}", markup=False)
     console.print(f"reports: {folder.reports}", markup=False)
     if tracking_uri.startswith("http"):

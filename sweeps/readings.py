@@ -66,14 +66,17 @@ class Readings:
         number = trial.number
         if number not in self._observations:
             notes = trial.user_attrs
+            top1 = notes["untrained_top1"] if self.is_too_slow(trial) else notes["val_top1"]
             excess = excess_ms(notes["latency_ms"], self.max_latency_ms)
-            figures = (notes["val_top1"], notes["gmacs"], excess)
-            self._observations[number] = Observation(self.budget(trial), *figures)
+            found = Observation(self.budget(trial), top1, notes["gmacs"], excess)
+            self._observations[number] = found
         return self._observations[number]
 
     def is_too_slow(self, trial: FrozenTrial) -> bool:
         """Whether it was ended untrained by the limit of latency."""
-        return trial.state == TrialState.PRUNED and trial.user_attrs["epochs"] == 0
+        if trial.state != TrialState.PRUNED or trial.user_attrs["epochs"]:
+            return False
+        return trial.user_attrs.get("untrained_top1") is not None
 
 
 def _row(trial: FrozenTrial, budget: Budget) -> TrialRow:

@@ -188,7 +188,7 @@ class Recorder(tune.Callback):
 
     def _close(self, trial: Trial, state: str, reason: str) -> None:
         row = self._row(trial, state)
-        self.study.close(row, reason)
+        self.study.close(row, reason, self.untrained.get(row.trial))
         self.folder.keep()
         self._end(row, reason)
         self._publish()

@@ -78,13 +78,14 @@ def repeat_trial(job: RepeatJob, shared: TrialJob) -> Iterator[RepeatRow | None]
     Yields:
         None after each epoch, then the row.
     """
-    row = job.row
-    if not (job.network / slim.serving.HEADER).is_file():
+    row, processes = job.row, Processes.current()
+    here = not processes.rank and (job.network / slim.serving.HEADER).is_file()
+    if not processes.any(here, worker_device()):
         again = replace(shared, models=job.folder, states=job.state.parent)
         budget = {"tokens": row.tokens, "mhsa": row.mhsa, "mlp": row.mlp}
         for _ in train_budget({"number": row.trial, "repeat": job.repeat, **budget}, again):
             yield None
-    if Processes.current().rank:
+    if processes.rank:
         return
     device, preprocessing = worker_device(), shared.shared.preprocessing
     vit, task = slim.load(job.network).to(device), ray.get(shared.shared.task)

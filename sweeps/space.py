@@ -1,8 +1,8 @@
 """Where budgets may lie: between the smallest and the dense one, and within the user's limits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 
@@ -70,6 +70,20 @@ class BudgetSpace:
             else:
                 high = middle
         return self._moved(budget, low)
+
+    @cached_property
+    def first(self) -> list[Budget]:
+        """What is judged before a sampler decides: the uniform budgets and the smallest, within
+        the limits, each network once."""
+        fitted = (self.fit(b, n) for n, b in enumerate([*self.uniform, self.smallest]))
+        return self.each_once(fitted)
+
+    def each_once(self, budgets: Iterable[Budget]) -> list[Budget]:
+        """Without those that are the same network as one before."""
+        unique: dict[tuple[int, ...], Budget] = {}
+        for budget in budgets:
+            unique.setdefault(self.identity(budget), budget)
+        return list(unique.values())
 
     def check(self) -> None:
         """Refuse limits that no budget, or no target that its cost, can meet.

@@ -126,7 +126,8 @@ def spread(
     try:
         while True:
             while len(running) < most and (job := next(waiting, None)) is not None:
-                one = _Attempt(next(indices), job, retries, _placed(workers, **resources))
+                place = _reserved(workers, **resources) if workers > 1 else None
+                one = _Attempt(next(indices), job, retries, place)
                 running[one.begin(resources, workers, mirror, function)] = one
             if not running:
                 return
@@ -171,14 +172,9 @@ class _Attempt:
         return lost and self.place is not None and self.left > 0
 
     def free(self) -> None:
-        """Give back its place."""
-        if self.place is not None:
+        """Give back its place, unless the cluster that it was in is left."""
+        if self.place is not None and ray.is_initialized():
             remove_placement_group(self.place)
-
-
-def _placed(workers: int, **resources: float) -> PlacementGroup | None:
-    """Where several workers train together; one needs no place of its own."""
-    return _reserved(workers, **resources) if workers > 1 else None
 
 
 def _outcome(reference: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,9 +152,13 @@ class BudgetStudy:
         self._note(row, untrained_top1=untrained_top1)
         self.study.tell(row.trial, [row.val_top1, row.gmacs])  # type: ignore[list-item]
 
-    def close(self, row: TrialRow, reason: str) -> None:
-        """Tell a trial that did not: PRUNED or FAILED; the sampler never sees its accuracy."""
-        self._note(row, reason=reason)
+    def close(self, row: TrialRow, reason: str, untrained_top1: float | None = None) -> None:
+        """Tell a trial that did not: PRUNED or FAILED.
+
+        Of one that was too slow to be trained the sampler learns what it was untrained, as of a
+        judged budget; of any other nothing.
+        """
+        self._note(row, reason=reason, untrained_top1=untrained_top1)
         state = TrialState.PRUNED if row.state == PRUNED else TrialState.FAIL
         self.study.tell(row.trial, state=state)
 
@@ -202,15 +206,15 @@ class BudgetStudy:
         nothing new loses its turn.
         """
         tried = self.readings.networks(trials)
-        for turn, asked in enumerate(self._asked(trials), len(trials)):
+        for turn, asked in enumerate(self._asked(len(trials)), len(trials)):
             budget = self.space.fit(asked, turn)
             if self.space.identity(budget) not in tried:
                 return budget
         return None
 
-    def _asked(self, trials: list[FrozenTrial]) -> Iterator[Budget]:
+    def _asked(self, number: int) -> Iterator[Budget]:
         """Budgets as they come: one after the other from the sampler, then by chance."""
-        known, first = self._known(trials), len(trials) * _TRIES
+        known, first = self.known(), number * _TRIES
         for attempt in range(_TRIES):
             seed = seed_for(self.seed, first + attempt)
             yield from propose(known, self.space.smallest, self.options.sampler, seed)
@@ -219,24 +223,23 @@ class BudgetStudy:
 
     def known(self) -> list[Observation]:
         """What the sampler's next budget is picked by."""
-        return self._known(self._frozen())
-
-    def _known(self, trials: list[FrozenTrial]) -> list[Observation]:
+        trials = self._frozen()
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         asked = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        ended = [*complete, *filter(self.readings.is_too_slow, trials)]
-        told = [self.readings.observation(trial) for trial in ended]
+        slow = [trial for trial in trials if self.readings.is_too_slow(trial)]
+        gains = [after - before for before, after in self._before_and_after(complete)]
+        gain = sum(gains) / len(gains) if gains else 0.0
+        told = [
+            *(self.readings.observation(trial) for trial in complete),
+            *(_raised(self.readings.observation(trial), gain) for trial in slow),
+        ]
         running = [Observation(self.readings.budget(trial), None, 0.0) for trial in asked]
         misled = len(trials) >= self.trials
         if misled or not self.options.budgets:
             return [*told, *running]
-        gains = [after - before for before, after in self._before_and_after(complete)]
-        gain = sum(gains) / len(gains) if gains else 0.0
-        tried = {self.readings.identity(trial) for trial in [*ended, *asked]}
+        tried = {self.readings.identity(trial) for trial in [*complete, *slow, *asked]}
         judged = [
-            Observation(one.budget, one.val_top1 + gain, one.gmacs, one.excess)
-            for identity, one in self._judged.items()
-            if one.val_top1 is not None and identity not in tried
+            _raised(one, gain) for identity, one in self._judged.items() if identity not in tried
         ]
         return [*judged, *told, *running]
 
@@ -281,7 +284,7 @@ def first_budgets(
     """What is trained before the sampler decides.
 
     That is the dense model, then a part of the judged front, what adds most to its hypervolume
-    first; where nothing is judged, the uniform budgets, of target costs one for each.
+    first; where nothing is judged, the uniform budgets, or one of them for each target cost.
 
     Args:
         config: How many, and which part.
@@ -292,19 +295,16 @@ def first_budgets(
     if not front:
         uniform = space.uniform[1 : 1 + (len(space.targets) or len(space.uniform))]
         fitted = [space.fit(budget, n) for n, budget in enumerate(uniform, 1)]
-        return _each_once([DENSE, *fitted], space)[: config.trials]
+        return space.each_once([DENSE, *fitted])[: config.trials]
     start = 1 + math.ceil(config.judge.start * (config.trials - 1))
     chance, most = 100 / space.spec.num_classes, space.cost(DENSE).macs / 1e9
     picked = [row.budget for row in most_gain_first(front, chance, most, start)]
-    return _each_once([DENSE, *picked], space)[:start]
+    return space.each_once([DENSE, *picked])[:start]
 
 
-def _each_once(budgets: Sequence[Budget], space: BudgetSpace) -> list[Budget]:
-    """Without those that are the same network as one before."""
-    unique: dict[tuple[int, ...], Budget] = {}
-    for budget in budgets:
-        unique.setdefault(space.identity(budget), budget)
-    return list(unique.values())
+def _raised(untrained: Observation, gain: float) -> Observation:
+    """What a network would be worth if its training gave so much."""
+    return replace(untrained, val_top1=float(untrained.val_top1 or 0.0) + gain)
 
 
 def _params(budget: Budget) -> dict[str, float]:

@@ -48,7 +48,7 @@ def training_stage(
     trained = stream(
         function,
         *arguments,
-        workers=session.resources.workers_per_stage,
+        workers=session.resources.workers_per_stage if epochs else 1,
         mirror=folder.mirror,
         retries=session.config.max_retries,
         **session.resources.stage,

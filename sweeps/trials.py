@@ -52,10 +52,10 @@ class TrialRow(TableRow):
 
 
 def has_front(rows: Iterable[TrialRow]) -> bool:
-    """Whether there is more to show than a dense model beside which none was trained to its end.
+    """Whether there is more to show than a dense model beside which each training failed.
 
-    A training that was stopped early for others is to its end; a network too slow to be trained
-    is not.
+    A training that was stopped early did not fail; a network too slow to be trained counts as one
+    that did.
     """
     ended = list(rows)
     trained = [row for row in ended if row.epochs or row.state != COMPLETE]

@@ -292,6 +292,8 @@ def test_a_stage_has_workers_of_its_own(cluster: None) -> None:
     shared = resources_of(replace(CONFIG, workers_per_stage=2))
     assert shared.stage == {"num_cpus": 1, "num_gpus": 0.0}
     assert (shared.workers_per_stage, shared.concurrency, shared.workers) == (2, 2, 2)
+    shared.check_stage()
     assert resources_of(replace(CONFIG, workers_per_trial=2)).workers == 2
+    too_many = resources_of(replace(CONFIG, workers_per_stage=3))
     with pytest.raises(InputError, match="a stage of 3 workers, each 1 CPUs and 0 GPUs, does not"):
-        resources_of(replace(CONFIG, workers_per_stage=3))
+        too_many.check_stage()

@@ -60,6 +60,17 @@ def test_the_smallest_and_uniform_budgets_are_judged_however_small_a_batch(tmp_p
     assert [row.budget for row in rows[:6]] == [*space.uniform, space.smallest]
 
 
+def test_so_they_are_where_target_costs_take_turns(tmp_path: Path) -> None:
+    whole = space_of(CONFIG).cost(DENSE).macs / 1e9
+    targets = ",".join(str(share * whole) for share in (0.3, 0.5, 0.7))
+    config = replace(CONFIG, target_gmacs=targets)
+    large = judge(tmp_path / "large", config, batches=1)
+    small = judge(tmp_path / "small", replace(config, judge=replace(CONFIG.judge, batch=2)), 3)
+    first = [row.budget for row in small.rows()]
+    assert first == small.space.first
+    assert first == [row.budget for row in large.rows()][: len(first)]
+
+
 def test_an_interrupted_study_judges_what_an_uninterrupted_one_judges(tmp_path: Path) -> None:
     whole = judge(tmp_path / "whole", CONFIG).rows()
     judge(tmp_path / "halves", CONFIG, batches=3)

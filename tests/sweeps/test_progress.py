@@ -7,7 +7,7 @@ import pytest
 from slim.tasks import load_task
 from sweeps.config import SweepConfig
 from sweeps.dense import make_dense, preprocessing_for
-from sweeps.plan import Finished, make_plan, probe_speeds
+from sweeps.plan import Finished, Speed, Speeds, make_plan, probe_speeds
 from sweeps.progress import Progress, front_table
 from sweeps.stage_config import VitConfig
 from sweeps.trials import COMPLETE, TrialRow
@@ -40,8 +40,27 @@ def test_a_probe_takes_batches_of_fewer_images_than_a_step_has_parts(
     monkeypatch.setattr("sweeps.plan.PROBE_GMACS", 1e-9)  # as a large model: one image at a time
     monkeypatch.setattr("sweeps.plan.PROBE_SECONDS", 0.0)
     speeds = probe_speeds(model, task, preprocessing_for(config, model, task), config)
-    assert speeds.trial > 0
-    assert speeds.stage > 0
+    assert speeds.trial.worker > 0
+    assert speeds.stage.worker > 0
+
+
+def test_a_stage_takes_as_long_as_its_workers_do_of_which_this_machine_holds_some() -> None:
+    config = replace(CONFIG, workers_per_trial=2, workers_per_stage=4)
+    speeds = Speeds(trial=Speed(10.0, workers=5), stage=Speed(20.0, workers=3))
+    task = load_task("digits")
+    plan = make_plan(config, make_dense(config, task), task, [], 3, speeds, Finished())
+    stages = {stage.name: stage for stage in plan.stages}
+    for name, jobs, workers, speed in (
+        ("dense", 1, 4, 20.0 * 3),
+        ("search", 1, 4, 20.0 * 3),
+        ("sweep", 17, 3 * 2, 10.0 * 5),
+        ("test", 18, 3 * 2, 10.0 * 5),
+    ):
+        stage = stages[name]
+        assert (stage.jobs, stage.workers) == (jobs, workers)
+        assert stage.seconds == pytest.approx(stage.gmacs_images / speed)
+    assert sum(stage.fraction for stage in plan.stages) == pytest.approx(1)
+    assert plan.seconds == pytest.approx(sum(stage.seconds or 0 for stage in plan.stages))
 
 
 def test_what_an_earlier_session_did_says_nothing_of_this_ones_speed(

@@ -270,7 +270,8 @@ def test_trials_that_failed_do_not_end_a_sweep_early(tmp_path: Path) -> None:
     rising(study, 1, most=1)
     while (proposal := study.ask()) is not None:
         slow = proposal.number % 2
-        study.close(replace(row(proposal, PRUNED if slow else FAILED), epochs=0), "because")
+        ended = replace(row(proposal, PRUNED if slow else FAILED), epochs=0, val_top1=None)
+        study.close(ended, "because", untrained_top1=40.0)
         assert not study.settled()
     assert len(study.rows()) == 12
 
@@ -280,11 +281,14 @@ def test_a_sampler_knows_what_was_too_slow_to_be_trained(tmp_path: Path) -> None
     study = begun(tmp_path / "journal", config)
     dense, slow, failed = (proposal for _ in range(3) if (proposal := study.ask()))
     study.complete(replace(row(dense), latency_ms=7.0))
-    study.close(replace(row(slow, PRUNED), epochs=0, latency_ms=6.0), "too slow")
-    study.close(replace(row(failed, FAILED), latency_ms=4.0), "because")
+    pruned = replace(row(slow, PRUNED), epochs=0, latency_ms=6.0, val_top1=None)
+    study.close(pruned, "too slow", untrained_top1=40.0)
+    ended = replace(row(failed, FAILED), latency_ms=4.0, val_top1=None)
+    study.close(ended, "because", untrained_top1=50.0)
     known = {one.budget: one for one in study.known()}
     assert set(known) == {dense.budget, slow.budget}
-    assert (known[dense.budget].excess, known[slow.budget].excess) == (2.0, 1.0)
+    assert known[dense.budget].excess == 2.0
+    assert (known[slow.budget].val_top1, known[slow.budget].excess) == (40.0, 1.0)
 
 
 def test_of_several_target_costs_each_has_a_uniform_budget_and_then_the_sampler_asks(

@@ -125,15 +125,26 @@ def test_a_network_slower_than_the_limit_is_pruned_untrained(
 def test_a_limit_that_no_judged_network_meets_is_refused_before_any_training(
     sweep: FinishedSweep, tmp_path: Path
 ) -> None:
-    folder = begin_from(sweep, tmp_path, "tight", {"tasks": "none", "max_latency_ms": 1e-6})
-    done = run_sweep_process(tmp_path, *resumed(folder), check=False)
-    assert done.returncode == 2
+    runs = ["--storage", str(sweep.folder.parent), "--searched", sweep.folder.name]
+    few = ["--cluster", "local", "--tasks", "none", "--judge.budgets", "8"]
+    limit = ["--max-latency-ms", "1e-6"]
+    begun = run_sweep_process(tmp_path, *runs, *few, *limit, "--name", "tight", check=False)
+    folder = sweep.folder.with_name("tight")
+    again = run_sweep_process(tmp_path, *resumed(folder), check=False)
     fastest = pd.read_csv(folder / "judged.csv").latency_ms.min()
-    assert done.stderr.splitlines()[-1].endswith(
-        f"takes {fastest:.4g} ms an image; what run tight searched is kept: --searched tight "
-        "begins another with it and a higher limit"
-    )
+    for done in (begun, again):
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].endswith(
+            f"takes {fastest:.4g} ms an image; what run tight searched is kept: --searched tight "
+            "begins another with it and a higher limit"
+        )
     assert not (folder / "trials.csv").exists()
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("vit-slim")
+    (run,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")
+    assert run.info.status == "FAILED"
+    planned = run_sweep_process(tmp_path, *runs[:3], "tight", "--tasks", "none", "--dry-run")
+    assert "taken from another run: dense, search" in planned.stdout
 
 
 def test_a_run_without_a_finished_trial_says_so_and_ends_with_code_1(

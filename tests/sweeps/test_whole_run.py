@@ -346,7 +346,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(
     assert [b["trial"] for b in plan["budgets"]] == [0, 1, 2]
     smallest = {name: plan["budgets"][-1][name] for name in ("tokens", "mhsa", "mlp")}
     assert smallest == {"tokens": 0.2, "mhsa": 0.1, "mlp": 0.05}
-    assert sum(stage["share"] for stage in plan["stages"]) == pytest.approx(1)
+    assert sum(stage["fraction"] for stage in plan["stages"]) == pytest.approx(1)
     assert plan["budgets"][0]["gmacs"] == plan["dense_gmacs"]
     assert plan["seconds"] > 0
     assert list(tmp_path.iterdir()) == []
