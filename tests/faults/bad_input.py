@@ -118,6 +118,8 @@ CASES: dict[str, Callable[[], list[str]]] = {
     "half a GPU for each of two workers": lambda: [
         *("--workers-per-trial", "2", "--gpus-per-trial", "0.5"),
     ],
+    "a batch that workers cannot share": lambda: ["--workers-per-stage", "3"],
+    "a batch that workers of trials cannot share": lambda: ["--workers-per-trial", "3"],
     "a transfer task without a name": lambda: ["--tasks", "digits,"],
     "a transfer task beside all": lambda: ["--tasks", "auto,digits"],
     "an option that no report reads": lambda: ["--report", "mine", "--trials", "5"],
