@@ -9,6 +9,7 @@ from mlflow.tracking import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+import run_sweep
 from tests.sweeps.conftest import FinishedSweep, begin_from, run_sweep_process
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAILED": "FAILED"}
@@ -123,7 +124,7 @@ def test_a_network_slower_than_the_limit_is_pruned_untrained(
 
 
 def test_a_limit_that_no_judged_network_meets_is_refused_before_any_training(
-    sweep: FinishedSweep, tmp_path: Path
+    sweep: FinishedSweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = ["--storage", str(sweep.folder.parent), "--searched", sweep.folder.name]
     few = ["--cluster", "local", "--tasks", "none", "--judge.budgets", "8"]
@@ -143,8 +144,8 @@ def test_a_limit_that_no_judged_network_meets_is_refused_before_any_training(
     experiment = client.get_experiment_by_name("vit-slim")
     (run,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")
     assert run.info.status == "FAILED"
-    planned = run_sweep_process(tmp_path, *runs[:3], "tight", "--tasks", "none", "--dry-run")
-    assert "taken from another run: dense, search" in planned.stdout
+    assert run_sweep.main([*runs[:3], "tight", "--tasks", "none", "--dry-run"]) == 0
+    assert "taken from another run: dense, search" in capsys.readouterr().out
 
 
 def test_a_run_without_a_finished_trial_says_so_and_ends_with_code_1(
