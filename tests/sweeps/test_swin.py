@@ -35,6 +35,7 @@ def test_the_plan_keeps_every_token(swin: Path, capsys: pytest.CaptureFixture[st
     first, *others = plan["budgets"]
     assert first["gmacs"] == plan["dense_gmacs"]
     assert [(b["tokens"], b["mhsa"], b["mlp"]) for b in others] == [
-        (1.0, share, share) for share in (0.75, 0.6, 0.45, 0.3)
+        *((1.0, share, share) for share in (0.75, 0.6, 0.45, 0.3)),
+        (1.0, 0.1, 0.05),  # the smallest
     ]
     assert plan["dense_gmacs"] > others[0]["gmacs"] > others[1]["gmacs"] > others[2]["gmacs"] > 0
