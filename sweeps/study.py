@@ -17,6 +17,7 @@ from sweeps.journal import finish_asking, open_study, seed_for
 from sweeps.judged import JudgedStudy
 from sweeps.proposals import Observation, propose
 from sweeps.readings import STATES, Readings
+from sweeps.regained import Regained
 from sweeps.space import DENSE, DIMENSIONS, BudgetSpace
 from sweeps.trials import PRUNED, TrialRow
 
@@ -63,6 +64,7 @@ class BudgetStudy:
         known = judged.pooled()
         self.first = first_budgets(config, space, known)
         self._judged = {space.identity(one.budget): one for one in known}
+        self._judged_dense = dense_top1(known, space)
         self.study = open_study(journal, "budgets")
         self.readings = Readings(space, config.max_latency_ms)
         for trial in self._frozen(TrialState.RUNNING, TrialState.WAITING):
@@ -201,9 +203,9 @@ class BudgetStudy:
     def _sampled(self, trials: list[FrozenTrial]) -> Budget | None:
         """The sampler's budget, a network not tried before; None if there seems to be none.
 
-        It knows the judged budgets, raised by what training gave on the average; where they
-        turned out to mislead it knows the trained ones alone. A target cost for which it finds
-        nothing new loses its turn.
+        It knows the judged budgets as the trials foretell what training would make of them; where
+        they turned out to mislead it knows the trained ones alone. A target cost for which it
+        finds nothing new loses its turn.
         """
         tried = self.readings.networks(trials)
         for turn, asked in enumerate(self._asked(len(trials)), len(trials)):
@@ -227,36 +229,42 @@ class BudgetStudy:
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         asked = [trial for trial in trials if trial.state == TrialState.RUNNING]
         slow = [trial for trial in trials if self.readings.is_too_slow(trial)]
-        gains = [after - before for before, after in self._before_and_after(complete)]
-        gain = sum(gains) / len(gains) if gains else 0.0
-        told = [
-            *(self.readings.observation(trial) for trial in complete),
-            *(_raised(self.readings.observation(trial), gain) for trial in slow),
-        ]
-        running = [Observation(self.readings.budget(trial), None, 0.0) for trial in asked]
-        misled = len(trials) >= self.trials
-        if misled or not self.options.budgets:
-            return [*told, *running]
         tried = {self.readings.identity(trial) for trial in [*complete, *slow, *asked]}
-        judged = [
-            _raised(one, gain) for identity, one in self._judged.items() if identity not in tried
+        misled = len(trials) >= self.trials
+        untrained = [one for key, one in self._judged.items() if not misled and key not in tried]
+        before = [(self.readings.observation(trial), self._before(trial)) for trial in slow]
+        untrained += [replace(one, val_top1=top1) for one, top1 in before]
+        return [
+            *self._foretold(untrained, complete),
+            *map(self.readings.observation, complete),
+            *(Observation(self.readings.budget(trial), None, 0.0) for trial in asked),
         ]
-        return [*judged, *told, *running]
+
+    def _foretold(
+        self, untrained: list[Observation], complete: list[FrozenTrial]
+    ) -> list[Observation]:
+        """What training would make of networks, by what it made of those that were judged."""
+        if not self._judged:
+            return untrained
+        dense = self.space.identity(DENSE)
+        trained = (t.values[0] for t in complete if self.readings.identity(t) == dense)
+        taken = Regained(self._judged_dense, next(trained, self._judged_dense))
+        regained = taken.told_by(self._before_and_after(complete))
+        return [regained.foretold(one) for one in untrained]
 
     def _before_and_after(self, complete: list[FrozenTrial]) -> list[tuple[float, float]]:
-        """Top-1 of the trained ones, in percent: as their network was judged, and on all of val.
+        """Top-1 of the trained ones, in percent: `_before`, and on all of val."""
+        before = [(self._before(trial), trial.values[0]) for trial in complete]
+        return [(untrained, trained) for untrained, trained in before if untrained is not None]
 
-        Of a budget that was not judged, what it had on all of val before its training.
+    def _before(self, trial: FrozenTrial) -> float | None:
+        """Top-1 of a trial's network before its training: as it was judged, or else on all of val.
+
+        None of the dense model as it stands.
         """
-        pairs = []
-        for trial in complete:
-            before = trial.user_attrs.get("untrained_top1")
-            if before is not None:
-                judged = self._judged.get(self.readings.identity(trial))
-                if judged is not None and judged.val_top1 is not None:
-                    before = judged.val_top1
-                pairs.append((before, trial.user_attrs["val_top1"]))
-        return pairs
+        untrained: float | None = trial.user_attrs.get("untrained_top1")
+        judged = self._judged.get(self.readings.identity(trial))
+        return untrained if untrained is None or judged is None else judged.val_top1
 
     def _note(self, row: TrialRow, **more: Any) -> None:
         """Keep what Optuna has no field for."""
@@ -283,8 +291,9 @@ def first_budgets(
 ) -> list[Budget]:
     """What is trained before the sampler decides.
 
-    That is the dense model, then a part of the judged front, what adds most to its hypervolume
-    first; where nothing is judged, the uniform budgets, or one of them for each target cost.
+    That is the dense model, then a part of the judged front, first what would add most to the
+    hypervolume if training made good half of what each lost; where nothing is judged, the uniform
+    budgets, or one of them for each target cost.
 
     Args:
         config: How many, and which part.
@@ -298,13 +307,20 @@ def first_budgets(
         return space.each_once([DENSE, *fitted])[: config.trials]
     start = 1 + math.ceil(config.judge.start * (config.trials - 1))
     chance, most = 100 / space.spec.num_classes, space.cost(DENSE).macs / 1e9
-    picked = [row.budget for row in most_gain_first(front, chance, most, start)]
+    dense = dense_top1(judged, space)
+    trained = [Regained(dense, dense).foretold(one) for one in front]
+    picked = [one.budget for one in most_gain_first(trained, chance, most, start)]
     return space.each_once([DENSE, *picked])[:start]
 
 
-def _raised(untrained: Observation, gain: float) -> Observation:
-    """What a network would be worth if its training gave so much."""
-    return replace(untrained, val_top1=float(untrained.val_top1 or 0.0) + gain)
+def dense_top1(judged: Sequence[Observation], space: BudgetSpace) -> float:
+    """Top-1 of the dense model as it was judged; of the best where limits kept that out.
+
+    0 where nothing is judged.
+    """
+    dense = space.identity(DENSE)
+    found = [(space.identity(one.budget) == dense, float(one.val_top1 or 0.0)) for one in judged]
+    return max(found, default=(False, 0.0))[1]
 
 
 def _params(budget: Budget) -> dict[str, float]:

@@ -144,10 +144,33 @@ def test_the_sweep_starts_from_the_judged_front_and_the_sampler_goes_on(tmp_path
     assert budgets[0] == Budget(1, 1, 1)
     on_front = [one.budget for one in front]
     dense = study.space.cost(Budget()).macs / 1e9
-    gains = [one.budget for one in most_gain_first(front, 100 / 10, dense, 5)]
+    best = next(one.val_top1 for one in front if one.budget == Budget())
+    half = [replace(one, val_top1=(best + one.val_top1) / 2) for one in front]
+    gains = [one.budget for one in most_gain_first(half, 100 / 10, dense, 5)]
     assert budgets[1:6] == gains != on_front[:5]
+    assert gains != [one.budget for one in most_gain_first(front, 100 / 10, dense, 5)]
     assert not any(budget in on_front for budget in budgets[6:])
     assert len({study.space.identity(budget) for budget in budgets}) == 8
+
+
+def test_the_sampler_knows_judged_networks_as_training_would_leave_them(tmp_path: Path) -> None:
+    judged = {one.budget: one.val_top1 for one in judge(tmp_path, JUDGING).rows()}
+    study = begun(tmp_path / "journal", JUDGING)
+    known = {one.budget: one.val_top1 for one in study.judged.pooled()}
+    best = known[Budget()]
+    before = {one.budget: one.val_top1 for one in study.known()}
+    assert before == {budget: pytest.approx((best + top1) / 2) for budget, top1 in known.items()}
+    tried = [proposal for _ in range(3) if (proposal := study.ask())]
+    for proposal in tried:
+        dense = proposal.budget == Budget()
+        regained = 80.0 if dense else 80 - 0.2 * (best - known[proposal.budget])
+        ended = replace(row(proposal), val_top1=regained, epochs=0 if dense else 2)
+        study.complete(ended, untrained_top1=None if dense else 1.0)
+    share = (0.5 + 0.8 + 0.8) / 3
+    after = {one.budget: one.val_top1 for one in study.known()}
+    assert len(after) == len(judged)
+    for budget in set(after) - {proposal.budget for proposal in tried}:
+        assert after[budget] == pytest.approx(80 - (1 - share) * (best - known[budget]))
 
 
 def test_trials_added_later_take_the_judged_networks_that_are_left(tmp_path: Path) -> None:
