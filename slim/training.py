@@ -3,14 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timm.layers import DropPath, calculate_drop_path_rates
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,7 +21,7 @@ from slim.errors import (
     UnsupportedModelError,
 )
 from slim.evaluation import top1
-from slim.modes import autocast
+from slim.modes import autocast, recomputed_blocks, set_drop_path
 from slim.optimizers import make_optimizer, make_scheduler
 from slim.parameter_groups import timm_model, weight_groups
 from slim.processes import Processes, without_averaging
@@ -383,22 +382,3 @@ class RunningEpoch:
     step: int = 0
     loss: float = 0.0
     seconds: float = 0.0
-
-
-@contextmanager
-def recomputed_blocks(model: nn.Module) -> Iterator[None]:
-    """In it a model keeps its blocks' inputs only, and computes blocks again for gradients."""
-    network = timm_model(model)
-    network.set_grad_checkpointing(True)
-    try:
-        yield
-    finally:
-        network.set_grad_checkpointing(False)
-
-
-def set_drop_path(model: nn.Module, rate: float) -> None:
-    """Set stochastic depth, rising linearly from 0 in the first block to `rate` in the last."""
-    blocks = [module for module in model.modules() if hasattr(module, "drop_path1")]
-    for block, prob in zip(blocks, calculate_drop_path_rates(rate, len(blocks)), strict=True):
-        for name in ("drop_path1", "drop_path2"):  # timm has no DropPath where the rate was 0
-            setattr(block, name, DropPath(prob).train(block.training))
