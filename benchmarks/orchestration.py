@@ -161,7 +161,7 @@ def swept(folder: Path, config: SweepConfig) -> list[Span]:
         run, tracker, job = begin(folder, config, "swept")
         space = BudgetSpace(config, checkpoint_of(folder).spec, checkpoint_of(folder).ranking)
         judged = JudgedStudy(run.journal, config, space)
-        study, stop = BudgetStudy(run.journal, config, space, judged), StopRequest(run.stop)
+        study, stop = BudgetStudy(run.journal, config, space, judged, 100.0), StopRequest(run.stop)
         epochs = config.finetune.epochs
         checkpoint, quiet = checkpoint_of(folder), lambda event, number, figures: None
         recorder = Recorder(study, tracker, run, checkpoint, epochs, None, quiet, stop)

@@ -3,8 +3,10 @@
     python benchmarks/regained.py runs/benchmarks/front_quality/run-default-40-?
 
 Goes through the trials of finished runs in their order. Of each whose budget was judged it
-foretells top-1 on val after training, by what the trials before it tell (`sweeps/regained.py`, and
-the mean gain of all added to each), and compares that with what training made of it.
+foretells top-1 on val after training, and compares that with what training made of it: by nothing
+but how it was judged, measured against the dense budget; by the mean gain of the trials before it,
+added to how it was judged; by the share of the loss that they regained (`sweeps/regained.py`).
+Mean and median of the errors, in points. Trials whose budget was not judged are left out.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from sweeps.pooled import smoothed
 from sweeps.proposals import Observation
 from sweeps.regained import Regained
 from sweeps.space import DIMENSIONS
+from sweeps.trials import COMPLETE
 
 
 def main() -> None:
@@ -38,9 +41,11 @@ def outcome(run: Path) -> dict[str, object]:
     judged, trials = pd.read_csv(run / "judged.csv"), pd.read_csv(run / "trials.csv")
     shares = judged[list(DIMENSIONS)].to_numpy()
     judged["judged"] = smoothed(shares, judged["val_top1"].to_numpy())
-    both = trials.merge(judged[[*DIMENSIONS, "judged"]], on=list(DIMENSIONS)).sort_values("trial")
-    dense = both.iloc[0]
-    if dense["trial"] != 0 or dense["epochs"]:
+    complete = trials[trials["state"] == COMPLETE]
+    both = complete.merge(judged[[*DIMENSIONS, "judged"]], on=list(DIMENSIONS))
+    both = both.sort_values("trial")
+    dense = both.iloc[0] if len(both) else None
+    if dense is None or dense["trial"] != 0 or dense["epochs"]:
         raise SystemExit(f"{run}: trial 0 is not the dense model as it stands, or was not judged")
     pairs = list(both.iloc[1:][["judged", "val_top1"]].itertuples(index=False, name=None))
     untold = Regained(dense["judged"], dense["val_top1"])

@@ -139,7 +139,8 @@ def set_up(cwd: Path, trials: int) -> tuple[Clock, Tracker, Recorder, BudgetStud
     tracker.begin("scale")
     space = BudgetSpace(config, checkpoint.spec, checkpoint.ranking)
     folder.state.mkdir(exist_ok=True)
-    study = BudgetStudy(folder.journal, config, space, JudgedStudy(folder.journal, config, space))
+    judged = JudgedStudy(folder.journal, config, space)
+    study = BudgetStudy(folder.journal, config, space, judged, 100.0)
 
     def watch(event: str, number: int, figures: dict[str, Any]) -> None:
         if event == "started":

@@ -11,6 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 
 import slim
 from slim.errors import one_line
+from slim.serving import load_about
 from slim.storage import is_out_of_space
 from slim.tasks import SPLITS, Task
 from slim.training import Epoch
@@ -239,7 +240,8 @@ def _stages(session: Session, task: Task) -> tuple[list[TrialRow], Spreads]:
     space = _searched_space(config, checkpoint, folder.name)
     judged = judging_stage(session, job, JudgedStudy(folder.journal, config, space))
     _check_latency(judged, folder.name)
-    study = BudgetStudy(folder.journal, config, space, judged)
+    dense_top1 = load_about(folder.dense)["val_top1"]
+    study = BudgetStudy(folder.journal, config, space, judged, dense_top1)
     sweep_stage(session, job, study, checkpoint)
     repeats = repeat_stage(session, job, pareto_front(study.rows()))
     remove(folder.outputs)

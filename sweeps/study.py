@@ -53,18 +53,24 @@ class BudgetStudy:
             uninterrupted one asks.
         space: Where budgets lie.
         judged: Budgets that were judged; with none the sampler has the trials alone.
+        dense_top1: Top-1 of the dense model on val, in percent.
     """
 
     def __init__(
-        self, journal: Path, config: SweepConfig, space: BudgetSpace, judged: JudgedStudy
+        self,
+        journal: Path,
+        config: SweepConfig,
+        space: BudgetSpace,
+        judged: JudgedStudy,
+        dense_top1: float,
     ) -> None:
         self.space, self.seed, self.trials = space, config.seed, config.trials
         self.patience, self.min_gain = config.patience, config.min_gain
         self.options, self.judged = config.judge, judged
         known = judged.pooled()
-        self.first = first_budgets(config, space, known)
+        self._regained = Regained(_judged_dense(known, space, dense_top1), dense_top1)
+        self.first = first_budgets(config, space, [self._regained.foretold(one) for one in known])
         self._judged = {space.identity(one.budget): one for one in known}
-        self._judged_dense = dense_top1(known, space)
         self.study = open_study(journal, "budgets")
         self.readings = Readings(space, config.max_latency_ms)
         for trial in self._frozen(TrialState.RUNNING, TrialState.WAITING):
@@ -235,22 +241,10 @@ class BudgetStudy:
         before = [(self.readings.observation(trial), self._before(trial)) for trial in slow]
         untrained += [replace(one, val_top1=top1) for one, top1 in before]
         return [
-            *self._foretold(untrained, complete),
+            *map(self._regained.told_by(self._before_and_after(complete)).foretold, untrained),
             *map(self.readings.observation, complete),
             *(Observation(self.readings.budget(trial), None, 0.0) for trial in asked),
         ]
-
-    def _foretold(
-        self, untrained: list[Observation], complete: list[FrozenTrial]
-    ) -> list[Observation]:
-        """What training would make of networks, by what it made of those that were judged."""
-        if not self._judged:
-            return untrained
-        dense = self.space.identity(DENSE)
-        trained = (t.values[0] for t in complete if self.readings.identity(t) == dense)
-        taken = Regained(self._judged_dense, next(trained, self._judged_dense))
-        regained = taken.told_by(self._before_and_after(complete))
-        return [regained.foretold(one) for one in untrained]
 
     def _before_and_after(self, complete: list[FrozenTrial]) -> list[tuple[float, float]]:
         """Top-1 of the trained ones, in percent: `_before`, and on all of val."""
@@ -287,40 +281,35 @@ class BudgetStudy:
 
 
 def first_budgets(
-    config: SweepConfig, space: BudgetSpace, judged: Sequence[Observation]
+    config: SweepConfig, space: BudgetSpace, foretold: Sequence[Observation]
 ) -> list[Budget]:
     """What is trained before the sampler decides.
 
-    That is the dense model, then a part of the judged front, first what would add most to the
-    hypervolume if training made good half of what each lost; where nothing is judged, the uniform
-    budgets, or one of them for each target cost.
+    That is the dense model, then a part of the judged front, first what is expected to add most to
+    the hypervolume; where nothing is judged, the uniform budgets, or one of them for each target
+    cost.
 
     Args:
         config: How many, and which part.
         space: Where they lie.
-        judged: What the judged budgets are worth.
+        foretold: What the judged budgets are expected to be worth once they are trained.
     """
-    front = non_dominated([one for one in judged if one.excess <= 0])
+    front = non_dominated([one for one in foretold if one.excess <= 0])
     if not front:
         uniform = space.uniform[1 : 1 + (len(space.targets) or len(space.uniform))]
         fitted = [space.fit(budget, n) for n, budget in enumerate(uniform, 1)]
         return space.each_once([DENSE, *fitted])[: config.trials]
     start = 1 + math.ceil(config.judge.start * (config.trials - 1))
     chance, most = 100 / space.spec.num_classes, space.cost(DENSE).macs / 1e9
-    dense = dense_top1(judged, space)
-    trained = [Regained(dense, dense).foretold(one) for one in front]
-    picked = [one.budget for one in most_gain_first(trained, chance, most, start)]
+    picked = [one.budget for one in most_gain_first(front, chance, most, start)]
     return space.each_once([DENSE, *picked])[:start]
 
 
-def dense_top1(judged: Sequence[Observation], space: BudgetSpace) -> float:
-    """Top-1 of the dense model as it was judged; of the best where limits kept that out.
-
-    0 where nothing is judged.
-    """
+def _judged_dense(judged: Sequence[Observation], space: BudgetSpace, dense_top1: float) -> float:
+    """Top-1 of the dense budget as it was judged; of the dense model where limits kept it out."""
     dense = space.identity(DENSE)
-    found = [(space.identity(one.budget) == dense, float(one.val_top1 or 0.0)) for one in judged]
-    return max(found, default=(False, 0.0))[1]
+    found = [one.val_top1 for one in judged if space.identity(one.budget) == dense]
+    return next((top1 for top1 in found if top1 is not None), dense_top1)
 
 
 def _params(budget: Budget) -> dict[str, float]:

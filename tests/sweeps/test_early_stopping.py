@@ -78,7 +78,7 @@ RESULTS = {0: (90.0, 1.0), 1: (80.0, 0.5), 2: (60.0, 0.2), 3: (70.0, 0.6), 4: (7
 def stopper_of(journal: Path) -> ParetoHalving:
     """Of a session that begins: rungs after 1 and 2 of 4 epochs."""
     space = space_of(CONFIG)
-    study = BudgetStudy(journal, CONFIG, space, JudgedStudy(journal, CONFIG, space))
+    study = BudgetStudy(journal, CONFIG, space, JudgedStudy(journal, CONFIG, space), 90.0)
     while len(study.running()) < CONFIG.trials:
         study.ask()
     return ParetoHalving(study, epochs=4, reduction=2)

@@ -20,12 +20,13 @@ CONFIG = resolved(
 )
 JUDGING = resolved(SweepConfig(trials=8, seed=3))
 JUDGING = replace(JUDGING, judge=replace(JUDGING.judge, budgets=40))
+DENSE_TOP1 = 88.0
 
 
 def begun(journal: Path, config: SweepConfig) -> BudgetStudy:
     """A study of the small model, on what the journal has of judged budgets."""
     space = space_of(config)
-    return BudgetStudy(journal, config, space, JudgedStudy(journal, config, space))
+    return BudgetStudy(journal, config, space, JudgedStudy(journal, config, space), DENSE_TOP1)
 
 
 def row(proposal: Proposal, state: str = COMPLETE) -> TrialRow:
@@ -88,6 +89,17 @@ def test_a_resumed_study_asks_what_an_uninterrupted_one_asks(
     assert first + second == whole
 
 
+@pytest.mark.parametrize("stopped_after", [3, 6, 7])
+def test_a_resumed_study_of_judged_budgets_asks_so_too(tmp_path: Path, stopped_after: int) -> None:
+    for name in ("whole", "halves"):
+        judge(tmp_path / name, JUDGING)
+    whole = told(begun(tmp_path / "whole" / "journal", JUDGING), agree=True)
+    halves = tmp_path / "halves" / "journal"
+    first = told(begun(halves, JUDGING), agree=True, most=stopped_after)
+    assert first + told(begun(halves, JUDGING), agree=True) == whole
+    assert len(begun(halves, JUDGING).first) < len(whole) == 8
+
+
 def test_an_interrupted_trial_is_asked_again_under_its_number(tmp_path: Path) -> None:
     study = begun(tmp_path / "journal", CONFIG)
     run(study, most=4)
@@ -145,7 +157,7 @@ def test_the_sweep_starts_from_the_judged_front_and_the_sampler_goes_on(tmp_path
     on_front = [one.budget for one in front]
     dense = study.space.cost(Budget()).macs / 1e9
     best = next(one.val_top1 for one in front if one.budget == Budget())
-    half = [replace(one, val_top1=(best + one.val_top1) / 2) for one in front]
+    half = [replace(one, val_top1=DENSE_TOP1 - (best - one.val_top1) / 2) for one in front]
     gains = [one.budget for one in most_gain_first(half, 100 / 10, dense, 5)]
     assert budgets[1:6] == gains != on_front[:5]
     assert gains != [one.budget for one in most_gain_first(front, 100 / 10, dense, 5)]
@@ -159,18 +171,36 @@ def test_the_sampler_knows_judged_networks_as_training_would_leave_them(tmp_path
     known = {one.budget: one.val_top1 for one in study.judged.pooled()}
     best = known[Budget()]
     before = {one.budget: one.val_top1 for one in study.known()}
-    assert before == {budget: pytest.approx((best + top1) / 2) for budget, top1 in known.items()}
+    assert before == {
+        budget: pytest.approx(DENSE_TOP1 - (best - top1) / 2) for budget, top1 in known.items()
+    }
     tried = [proposal for _ in range(3) if (proposal := study.ask())]
     for proposal in tried:
         dense = proposal.budget == Budget()
-        regained = 80.0 if dense else 80 - 0.2 * (best - known[proposal.budget])
+        regained = DENSE_TOP1 if dense else DENSE_TOP1 - 0.2 * (best - known[proposal.budget])
         ended = replace(row(proposal), val_top1=regained, epochs=0 if dense else 2)
         study.complete(ended, untrained_top1=None if dense else 1.0)
     share = (0.5 + 0.8 + 0.8) / 3
     after = {one.budget: one.val_top1 for one in study.known()}
     assert len(after) == len(judged)
     for budget in set(after) - {proposal.budget for proposal in tried}:
-        assert after[budget] == pytest.approx(80 - (1 - share) * (best - known[budget]))
+        foretold = DENSE_TOP1 - (1 - share) * (best - known[budget])
+        assert after[budget] == pytest.approx(foretold)
+
+
+def test_what_is_lost_is_lost_to_the_dense_model_where_limits_keep_it_out_of_judging(
+    tmp_path: Path,
+) -> None:
+    limit = 0.3 * space_of(JUDGING).cost(Budget()).macs / 1e9
+    config = replace(JUDGING, max_gmacs=limit)
+    judged = judge(tmp_path, config)
+    assert Budget() not in {one.budget for one in judged.rows()}
+    known = {one.budget: one.val_top1 for one in judged.pooled()}
+    study = begun(tmp_path / "journal", config)
+    before = {one.budget: one.val_top1 for one in study.known()}
+    assert before == {
+        budget: pytest.approx((DENSE_TOP1 + top1) / 2) for budget, top1 in known.items()
+    }
 
 
 def test_trials_added_later_take_the_judged_networks_that_are_left(tmp_path: Path) -> None:
@@ -206,17 +236,20 @@ def test_each_network_of_a_small_space_is_trained_once_and_then_the_sweep_ends(
     assert resumed.ask() is None
 
 
-def told(study: BudgetStudy, agree: bool) -> None:
-    """Train all that is asked; judging tells the order, or the opposite of it.
+def told(study: BudgetStudy, agree: bool, most: int = 100) -> list[Budget]:
+    """Train what is asked; judging tells the order, or the opposite of it.
 
     What a judged network has before its training, on all of val, is not what it was judged by.
     """
     known = networks(study, [one.budget for one in study.judged.rows()])
-    while (proposal := study.ask()) is not None:
+    budgets: list[Budget] = []
+    while len(budgets) < most and (proposal := study.ask()) is not None:
+        budgets.append(proposal.budget)
         judged = judged_row(study.judged, proposal.number, proposal.budget).val_top1
         ended = replace(row(proposal), val_top1=judged + 5 if agree else 100 - judged)
         was_judged = study.space.identity(proposal.budget) in known
         study.complete(ended, untrained_top1=0.0 if was_judged else judged)
+    return budgets
 
 
 def test_more_is_trained_where_judging_misled(tmp_path: Path) -> None:
@@ -311,7 +344,8 @@ def test_a_sampler_knows_what_was_too_slow_to_be_trained(tmp_path: Path) -> None
     known = {one.budget: one for one in study.known()}
     assert set(known) == {dense.budget, slow.budget}
     assert known[dense.budget].excess == 2.0
-    assert (known[slow.budget].val_top1, known[slow.budget].excess) == (40.0, 1.0)
+    half = (DENSE_TOP1 + 40) / 2
+    assert (known[slow.budget].val_top1, known[slow.budget].excess) == (half, 1.0)
 
 
 def test_of_several_target_costs_each_has_a_uniform_budget_and_then_the_sampler_asks(
