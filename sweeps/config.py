@@ -41,7 +41,7 @@ class JudgeConfig:
             change what is judged.
         start: Share of the trials that start from the judged front, read without the noise of a
             part of val, those first that would add most to the hypervolume if training made good
-            half of what each lost; the sampler goes on from there.
+            half of what each lost to the dense model; the sampler goes on from there.
         trust: Kendall's tau between judged and trained accuracy below which trials are added.
         extra_trials: How many, when the two disagree; default: a third of the trials.
     """

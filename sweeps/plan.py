@@ -37,8 +37,8 @@ def format_seconds(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class PlannedBudget:
-    """A budget that is judged or tried first; its MACs are an estimate until the search is done if
-    its tokens are below 1."""
+    """One of the first budgets that are judged, or of the first trials where none are judged, by
+    number; its MACs are an estimate until the search is done if its tokens are below 1."""
 
     trial: int
     tokens: float
@@ -137,11 +137,12 @@ class Plan:
             *([f"taken from another run: {', '.join(self.taken)}"] if self.taken else []),
             *self._told_finished(),
             *self._told_judged(),
-            f"{'at most ' if self.may_end_early else ''}{self.trials} trials, "
-            f"{self.concurrency} at a time"
-            + ("; they start from the judged front" if self.judged else "")
+            f"{'at most ' if self.may_end_early else ''}{self.trials} "
+            f"trial{'s' * (self.trials > 1)}, {self.concurrency} at a time"
+            + ("; 0 is the dense model, then those of the judged front" if self.judged else "")
             + (f"; {self.extra_trials} more if judging misled" if self.extra_trials else ""),
-            "the first budgets (tokens, MHSA, MLP), before the sampler goes on:",
+            f"the first {'budgets that are judged' if self.judged else 'trials'} (tokens, MHSA, "
+            "MLP), before the sampler goes on:",
         ]
         for b in self.budgets:
             lines.append(

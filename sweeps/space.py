@@ -128,9 +128,13 @@ class BudgetSpace:
         ]
         return (
             f"{' and '.join(asked)} cannot be met: the smallest budget of the space costs "
-            f"{cost.macs / 1e9:.4g} GMACs and {cost.params / 1e6:.4g} M parameters; "
-            "lower --space.tokens_min, --space.mhsa_min or --space.mlp_min"
+            f"{cost.macs / 1e9:.4g} GMACs and {cost.params / 1e6:.4g} M parameters; lower "
+            f"{' or '.join(f'--space.{name}_min' for name in self._cut())}"
         )
+
+    def _cut(self) -> list[str]:
+        """The dimensions in which budgets differ."""
+        return [name for name in DIMENSIONS if getattr(self.smallest, name) < 1]
 
 
 def space_for(space: SpaceConfig, spec: ModelSpec) -> SpaceConfig:
@@ -172,7 +176,7 @@ def target_gmacs(config: SweepConfig) -> list[float]:
         InputError: If one is not a positive number.
     """
     targets = []
-    for text in (config.target_gmacs or "").split(",") if config.target_gmacs else []:
+    for text in [] if config.target_gmacs is None else config.target_gmacs.split(","):
         try:
             targets.append(float(text))
         except ValueError:
@@ -181,6 +185,11 @@ def target_gmacs(config: SweepConfig) -> list[float]:
             raise InputError(
                 f"--target-gmacs {config.target_gmacs!r}: {text.strip()!r} is not a positive "
                 "number; give GMACs, comma-separated"
+            )
+        if targets[-1] in targets[:-1]:
+            raise InputError(
+                f"--target-gmacs {config.target_gmacs!r}: {text.strip()!r} is there twice; leave "
+                "one out"
             )
     return targets
 

@@ -106,10 +106,21 @@ def test_limits_that_nothing_meets_are_refused(limits: dict[str, float], message
         space_of(replace(SweepConfig(), **limits)).check()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["1.3,", "a", "-1", "nan", "inf", "0"])
+@pytest.mark.parametrize("text", ["1.3,", "", "a", "-1", "nan", "inf", "0"])
 def test_a_target_that_is_no_cost_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="is not a positive number"):
         target_gmacs(SweepConfig(target_gmacs=text))
+
+
+def test_a_target_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(InputError, match=r"'0\.10' is there twice; leave one out"):
+        target_gmacs(SweepConfig(target_gmacs="0.1,0.2,0.10"))
+
+
+def test_what_is_lowered_to_meet_a_limit_is_what_may_be_cut() -> None:
+    space = SpaceConfig(tokens_min=1.0, mlp_min=1.0)
+    with pytest.raises(InputError, match=r"; lower --space\.mhsa_min$"):
+        space_of(SweepConfig(max_gmacs=1e-6, space=space)).check()
 
 
 def test_the_space_of_a_swin_keeps_every_token_and_that_of_a_vit_is_as_configured() -> None:
