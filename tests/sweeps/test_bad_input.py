@@ -169,7 +169,10 @@ def test_a_storage_that_cannot_be_written_is_refused(capsys: pytest.CaptureFixtu
     assert_refused(["--storage", "file/below"], capsys, "--storage")
 
 
-def test_a_server_that_is_no_ray_cluster_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_no_ray_cluster_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.cluster.ANSWER_SECONDS", 4)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert_refused(["--cluster", address], capsys, address, "within 30 s")
+        assert_refused(["--cluster", address], capsys, address, "within 4 s")
