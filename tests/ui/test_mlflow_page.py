@@ -79,8 +79,10 @@ def test_the_front_can_be_hovered(page: Page, shown: ShownSweep) -> None:
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_report_opens_in_the_page(page: Page, shown: ShownSweep, name: str) -> None:
     page.goto(shown.pages.run("/artifacts"))
-    page.get_by_text("reports", exact=True).first.click()
-    page.locator("li, div").get_by_text(f"{name}.html", exact=True).first.click()
+    folder = page.get_by_text("reports", exact=True)
+    folder.first.click()
+    inside = page.get_by_role("listitem").filter(has=folder).get_by_role("listitem")
+    inside.get_by_text(f"{name}.html", exact=True).click()  # a figure beside it has that name too
     frame = page.frame_locator("iframe")
     expect(frame.get_by_role("heading", level=1)).to_be_visible(timeout=SLOW)
     expect(frame.locator(".main-svg").first).to_be_visible(timeout=SLOW)
