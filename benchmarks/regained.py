@@ -6,7 +6,9 @@ Goes through the trials of finished runs in their order. Of each whose budget wa
 foretells top-1 on val after training, and compares that with what training made of it: by nothing
 but how it was judged, measured against the dense budget; by the mean gain of the trials before it,
 added to how it was judged; by the share of the loss that they regained (`sweeps/regained.py`).
-Mean and median of the errors, in points. Trials whose budget was not judged are left out.
+Mean and median of the errors, in points. Beside them the mean share, and of the network that lost
+most how much that was and what share of it was regained. Trials whose budget was not judged are
+left out.
 """
 
 import argparse
@@ -60,6 +62,9 @@ def outcome(run: Path) -> dict[str, object]:
             errors[name].append(abs(guess - after))
     row: dict[str, object] = {"run": run.name, "networks": len(pairs)}
     row["share regained"] = f"{untold.told_by(pairs).share:.2f}"
+    before, after = min(pairs)  # of the network that lost most
+    lost = dense["judged"] - before
+    row["most lost"] = f"{lost:.0f}: {1 - (dense['val_top1'] - after) / lost:.2f}"
     for name, missed in errors.items():
         row[name] = f"{np.mean(missed):.2f}, {np.median(missed):.2f}"
     return row
