@@ -173,7 +173,7 @@ def target_gmacs(config: SweepConfig) -> list[float]:
     """The costs that are asked for.
 
     Raises:
-        InputError: If one is not a positive number.
+        InputError: If one is not a positive number, or is there twice.
     """
     targets = []
     for text in [] if config.target_gmacs is None else config.target_gmacs.split(","):
