@@ -68,7 +68,9 @@ class BudgetStudy:
         self.patience, self.min_gain = config.patience, config.min_gain
         self.options, self.judged = config.judge, judged
         known = judged.pooled()
-        self._regained = Regained(_judged_dense(known, space, dense_top1), dense_top1)
+        self._chance = 100 / space.spec.num_classes
+        judged_dense = _judged_dense(known, space, dense_top1)
+        self._regained = Regained(judged_dense, dense_top1, self._chance)
         self.first = first_budgets(config, space, [self._regained.foretold(one) for one in known])
         self._judged = {space.identity(one.budget): one for one in known}
         self.study = open_study(journal, "budgets")
@@ -116,9 +118,8 @@ class BudgetStudy:
 
     def _covered(self, trials: list[FrozenTrial]) -> float:
         """Hypervolume of the COMPLETE ones, in percent of the box."""
-        chance, dense = 100 / self.space.spec.num_classes, self.space.cost(DENSE).macs / 1e9
         found = [(t.values[0], t.values[1]) for t in trials if t.state == TrialState.COMPLETE]
-        return covered(found, chance, dense)
+        return covered(found, self._chance, self.space.cost(DENSE).macs / 1e9)
 
     def rank_correlation(self) -> float | None:
         """Kendall's tau between judged and trained accuracy of the COMPLETE trials asked for.
