@@ -14,7 +14,7 @@ class _Account:
     created: bool = False
     status: str = ""
     values: dict[tuple[str, str], Any] = field(default_factory=dict)
-    points: set[tuple[str, int, float]] = field(default_factory=set)
+    points: dict[tuple[str, int], float] = field(default_factory=dict)
 
 
 class Ledger:
@@ -52,8 +52,8 @@ class Ledger:
 
     def _enter_values(self, account: _Account, message: Message) -> Message | None:
         if message.kind == "metrics":
-            points = {(name, message.step, value) for name, value in message.values.items()}
-            new = {name for name, _, _ in points - account.points}
+            points = {(name, message.step): value for name, value in message.values.items()}
+            new = {key[0] for key, value in points.items() if account.points.get(key) != value}
             account.points |= points
         elif message.kind == "untag":
             new = {n for n in message.values if account.values.pop(("tags", n), None) is not None}

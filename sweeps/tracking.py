@@ -175,7 +175,7 @@ class Tracker:
 
     def _id(self, key: str) -> dict[str, str]:
         """The tag that no other run of any sweep has."""
-        return {ID_TAG: f"{self.sweep}/{key}"}
+        return {ID_TAG: f"{self.sweep}/{key}".replace("'", "%27")}  # MLflow is asked for it
 
     def _send(self, message: Message) -> None:
         """Deliver one message; the same one again changes nothing."""
@@ -232,7 +232,7 @@ class Tracker:
     def _find(self, key: str) -> str | None:
         """MLflow's id of a run, by the tag that no other run has."""
         if key not in self._ids:
-            query = f"tags.`{ID_TAG}` = '{self.sweep}/{key}'"
+            query = f"tags.`{ID_TAG}` = '{self._id(key)[ID_TAG]}'"
             for run in self.client.search_runs([self.experiment], query, max_results=1):
                 self._ids[key] = run.info.run_id
         return self._ids.get(key)

@@ -109,6 +109,33 @@ def test_whatever_was_told_last_the_next_session_tells_the_rest_once(
         assert_everything_is_told_once(tracker)
 
 
+def test_the_last_value_told_is_the_one_that_stays(uri: str, tmp_path: Path) -> None:
+    for value in (8.0, 9.0, 9.0, 8.0, 8.0):
+        tracker = Tracker(uri, tmp_path)
+        tracker.begin("sweep")
+        tracker.metrics(tracker.parent, {"front_networks": value})
+        tracker.flush()
+        tracker.close()
+    found = runs_of(tracker)["sweep"]
+    assert found.data.metrics["front_networks"] == 8.0
+    points = MlflowClient(uri).get_metric_history(found.info.run_id, "front_networks")
+    assert [point.value for point in points] == [8.0, 9.0, 8.0]
+
+
+def test_a_run_of_any_name_is_found_again(uri: str, tmp_path: Path) -> None:
+    name = '/data/it\'s "the" 100% täsk-dense-0'
+    for _ in range(2):
+        tracker = Tracker(uri, tmp_path)
+        tracker.begin("sweep")
+        run = tracker.child(name, "transfer")
+        tracker.finish(run)
+        tracker.flush()
+        tracker.close()
+    fresh = Tracker(uri, tmp_path)
+    assert fresh.run_id(run) == runs_of(fresh)[name].info.run_id
+    fresh.close()
+
+
 def test_a_session_whose_outbox_is_older_than_mlflow_begins_no_run_twice(
     uri: str, tmp_path: Path
 ) -> None:
