@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from analysis import theme, wording
 from analysis.budgets import kendall
+from analysis.pareto_front import front_mask
 
 DENSE = "dense"
 TITLE_LENGTH = 30  # characters that fit over a third of the page
@@ -34,15 +35,16 @@ def transfer_data(transfer: pd.DataFrame, trials: pd.DataFrame) -> TransferData:
     """Average the seeds and set the networks against dense and against the source's order.
 
     Args:
-        transfer: The columns of `transfer.csv`.
+        transfer: The columns of `transfer.csv`. Networks that are no longer on the front, as
+            trials were added since, are left out.
         trials: The columns of `trials.csv`. A trial that is the dense model as it stands is left
             out: its rows are those of `dense`.
     """
     split = "test" if transfer["test_top1"].notna().any() else "val"
     measured = transfer.assign(top1=transfer[f"{split}_top1"].astype(float)).dropna(subset="top1")
     measured = measured.assign(trial=measured["trial"].astype(str))
-    standing = trials.loc[trials["epochs"] == 0, "trial"].astype(str)
-    measured = measured[~measured["trial"].isin(standing)]
+    kept = trials.loc[front_mask(trials) & (trials["epochs"] != 0), "trial"].astype(str)
+    measured = measured[measured["trial"].isin([DENSE, *kept])]
     grouped = measured.groupby(["task", "method", "trial"], as_index=False)
     networks = grouped.agg(
         gmacs=("gmacs", "mean"),

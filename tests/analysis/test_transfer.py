@@ -55,6 +55,14 @@ def test_validation_stands_in_while_no_test_accuracy_is_known() -> None:
     assert transfer_table(data)["Val top-1 (%)"].tolist() == ["79.00", "80.00"]
 
 
+def test_networks_that_left_the_front_are_left_out() -> None:
+    trials = trials_table(gmacs=[3, 2, 2.5], val_top1=[90, 80, 79])
+    rows = [("t", trial, "full", 0, 1.0, 1.0, math.nan, 50)
+            for trial in ("dense", "0", "1", "2", "9")]  # fmt: skip
+    data = transfer_data(pd.DataFrame(rows, columns=list(TRANSFER)), trials)
+    assert set(data.networks["trial"]) == {"dense", "0", "1"}
+
+
 def test_the_sentences_say_where_slimming_helps(full_run: Run) -> None:
     sentence = transfer_sentence(transfer_data(full_run.transfer, full_run.trials))
     assert "On **digits** by full 1 of 3 slimmed results is at least as good" in sentence
