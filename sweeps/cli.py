@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import docstring_parser
+import timm
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
@@ -36,7 +37,11 @@ _RESUME = (
 _READ_BY_REPORTS = {
     *("--report", "--compare", "--config", "--storage", "--tracking-uri", "--verbose")
 }
-SECRET_WORDS = ("password", "passwd", "secret", "access_key", "token")
+_SECRET_WORDS = (
+    *("password", "passwd", "pwd", "secret", "access_key", "api_key", "apikey", "token"),
+    *("signature", "credential", "odbc_connect"),
+)
+_SECRETS = {"sig", "key"}
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -137,18 +142,18 @@ def _named(argument: str, following: str) -> set[str]:
     if not argument.startswith("--"):
         return set()
     option, equals, value = argument.partition("=")
-    name = option.lstrip("-").replace("-", "_")
-    return _names(
-        {name: yaml.safe_load(value if equals else following)} if name in _GROUPS else {name: ""}
-    )
+    name = option.lstrip("-").rstrip("+").replace("-", "_")
+    group = any(below.startswith(f"{name}.") for below in flatten(SweepConfig().to_dict()))
+    return _names({name: yaml.safe_load(value if equals else following) if group else ""})
 
 
 def _names(values: dict[str, Any]) -> set[str]:
     """The dotted names of given values; a group in a file of its own counts as given whole."""
-    whole = flatten(SweepConfig().to_dict())
     names = set(flatten(values))
-    for group in names & _GROUPS:
-        names |= {name for name in whole if name.startswith(f"{group}.")}
+    for name in flatten(SweepConfig().to_dict()):
+        parents = name.split(".")[:-1]
+        if any(".".join(parents[: n + 1]) in names for n in range(len(parents))):
+            names.add(name)
     return names
 
 
@@ -211,9 +216,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--config", action="config", metavar="FILE", help="YAML file with values below."
     )
-    name = str | None
-    parser.add_argument("--resume", type=name, metavar="NAME", help=_RESUME)
-    parser.add_argument("--report", type=name, metavar="NAME", help="Make a run's reports again.")
+    parser.add_argument("--resume", type=str, metavar="NAME", help=_RESUME)
+    parser.add_argument("--report", type=str, metavar="NAME", help="Make a run's reports again.")
     parser.add_argument(
         "--compare",
         type=str,
@@ -268,13 +272,18 @@ def check_name(name: str | None) -> None:
 
 
 def _holds_secret(uri: str) -> bool:
-    """Whether a URI names a user's password, or a key or token among its options."""
+    """Whether a URI names a user's password, or a key or token among its options.
+
+    A user's name alone is one where it stands for a token: wherever no database is asked.
+    """
     scheme, _, rest = uri.partition("://")
     options = {name.lower() for name, _ in parse_qsl(rest.partition("?")[2], True)}
     if scheme == "sqlite":
         return False
-    secret = any(word in name for name in options for word in SECRET_WORDS)
-    return secret or ":" in rest.partition("?")[0].rpartition("@")[0]
+    if options & _SECRETS or any(word in name for name in options for word in _SECRET_WORDS):
+        return True
+    user = rest.partition("?")[0].rpartition("@")[0]
+    return ":" in user or bool(user and re.match("https?|s3|gs", scheme))
 
 
 def absolute_paths(config: SweepConfig) -> SweepConfig:
@@ -285,15 +294,17 @@ def absolute_paths(config: SweepConfig) -> SweepConfig:
             password.
     """
     bucket = re.match(r"(s3|gs)://[^/@?]+", config.storage)
-    if is_uri(config.storage) and (not bucket or _holds_secret(config.storage)):
+    secret = is_uri(config.storage) and _holds_secret(config.storage)
+    if is_uri(config.storage) and (not bucket or secret):
         raise InputError(
-            f"storage {config.storage!r} is neither a folder nor s3://BUCKET/PREFIX or "
-            "gs://BUCKET/PREFIX; credentials are taken from the environment"
+            f"storage {'with a key' if secret else repr(config.storage)} is neither a folder nor "
+            "s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; credentials are taken from the environment"
         )
     if _holds_secret(config.tracking_uri):
         raise InputError(
             "the tracking URI holds a password, which would be written to files; give it without, "
-            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN"
         )
     for option, names in (("data", [config.data]), ("tasks", config.tasks.split(","))):
         if not all(name.strip() for name in names):
@@ -322,7 +333,8 @@ def _absolute_storage(storage: str) -> str:
 
 def _absolute_model(name: str) -> str:
     """A name as it is, or the path of a folder made absolute."""
-    if "/" in name or name.startswith((".", "~")) or Path(name).is_dir():
+    named = name == "vit" or timm.is_model(name)
+    if "/" in name or name.startswith((".", "~")) or (Path(name).is_dir() and not named):
         return str(Path(name).expanduser().resolve())
     return name
 

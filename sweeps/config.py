@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 from jsonargparse.typing import (
     ClosedUnitInterval,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -173,14 +172,14 @@ class SweepConfig:
     max_gmacs: PositiveFloat | None = None
     max_params_m: PositiveFloat | None = None
     max_latency_ms: PositiveFloat | None = None
-    target_gmacs: str | None = None
+    target_gmacs: str | float | None = None
     concurrency: PositiveInt | None = None
     workers_per_trial: PositiveInt = 1
     workers_per_stage: PositiveInt | None = None
     cpus_per_trial: PositiveInt = 1
     gpus_per_trial: NonNegative | None = None
-    kept_outputs_gb: NonNegativeFloat = 2.0
-    kept_images_gb: NonNegativeFloat = 0.5
+    kept_outputs_gb: NonNegative = 2.0
+    kept_images_gb: NonNegative = 0.5
     max_retries: NonNegativeInt = 3
     seed: Seed = 0
     storage: str = "runs"

@@ -25,7 +25,7 @@ from slim.training import Epoch, Training
 from sweeps.config import SweepConfig, dense_epochs
 from sweeps.course import course
 from sweeps.errors import InputError
-from sweeps.pretrained import is_pretrained
+from sweeps.pretrained import is_folder, is_pretrained
 from sweeps.worker import worker_device
 
 
@@ -43,11 +43,13 @@ def make_dense(config: SweepConfig, task: Task, weights: bool = True) -> nn.Modu
     try:
         if config.model == "vit":
             model = _fresh(config, task)
-        elif Path(config.model).is_dir():
+        elif is_folder(config.model):
+            if not Path(config.model).is_dir():
+                raise InputError(
+                    f"model folder {config.model} does not exist; give a saved network"
+                )
             model = slim.masks.as_timm(slim.load(config.model)).float()
             _check_fits(config, model, task)
-        elif "/" in config.model:
-            raise InputError(f"model folder {config.model} does not exist; give a saved network")
         else:
             model = slim.masks.as_timm(_named(config, task, weights))
         read_spec(model)
@@ -69,11 +71,11 @@ def has_other_images(folder: Path, task: Task) -> bool:
 def preprocessing_for(config: SweepConfig, model: nn.Module, task: Task) -> Preprocessing:
     """What the model expects of an image: its own convention, else the task's statistics."""
     spec = read_spec(model)
-    if Path(config.model).is_dir():
+    if is_folder(config.model):
         about = slim.serving.load_about(config.model)
         if "preprocessing" in about:
             return Preprocessing.from_json(about["preprocessing"])
-    if config.model == "vit" or Path(config.model).is_dir() or spec.in_chans != 3:
+    if config.model == "vit" or is_folder(config.model) or spec.in_chans != 3:
         mean, std = task.statistics()
         return Preprocessing(spec.input_size, mean, std)
     data = resolve_model_data_config(model)

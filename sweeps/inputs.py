@@ -9,6 +9,7 @@ from torch import nn
 import slim
 from slim.adapt import resized
 from slim.architecture import Architecture
+from slim.masks import as_timm
 from slim.ranking import select
 from slim.spec import read_spec
 from slim.tasks import Preprocessing, Task, load_task
@@ -17,10 +18,17 @@ from slim.training import Training
 from sweeps.cli import Command
 from sweeps.cluster import check_shares
 from sweeps.config import SweepConfig, dense_epochs, flatten, workers_per_stage
-from sweeps.dense import has_other_images, make_dense
+from sweeps.dense import (
+    has_other_images,
+    make_dense,
+    preprocessing_for,
+    saved_preprocessing,
+)
+from sweeps.early_stopping import rungs
 from sweeps.errors import InputError
+from sweeps.pretrained import is_folder
 from sweeps.run_folder import RunFolder
-from sweeps.searched import known_scores, searched_model, stages_taken
+from sweeps.searched import known_scores, searched_dense, searched_model, stages_taken
 from sweeps.space import (
     DENSE,
     DIMENSIONS,
@@ -69,6 +77,8 @@ def check_inputs(
     transfer_methods(config)
     if config.searched:
         model = searched_model(config, task)
+    elif made := _own_dense(config, begins):
+        model = _read_dense(made)
     else:
         model = make_dense(config, task, weights=False)
     _check_method(config)
@@ -108,6 +118,28 @@ def check_inputs(
     return config, task, transfers, model
 
 
+def planned_preprocessing(
+    config: SweepConfig, task: Task, model: nn.Module, begins: bool
+) -> Preprocessing:
+    """What the dense model expects of an image, as `check_inputs` found it."""
+    made = searched_dense(config) if config.searched else _own_dense(config, begins)
+    return saved_preprocessing(made) if made else preprocessing_for(config, model, task)
+
+
+def _own_dense(config: SweepConfig, begins: bool) -> Path | None:
+    """Where a run that is gone on with has the dense model that it made, if it has: what it was
+    made from may be gone since."""
+    folder = None if begins else RunFolder(config.storage, str(config.name))
+    return folder.dense if folder and folder.recall("dense_done") else None
+
+
+def _read_dense(folder: Path) -> nn.Module:
+    try:
+        return as_timm(slim.load(folder))
+    except slim.FileFormatError as error:
+        raise InputError(f"the run cannot go on: {error}") from error
+
+
 def _check_method(config: SweepConfig) -> None:
     """What a method has no part of was not asked for."""
     values = flatten(config.to_dict())
@@ -123,10 +155,15 @@ def _check_sense(config: SweepConfig) -> None:
     """Whatever is given does something: penalties draw masks down, and targets are in reach."""
     if config.method == "share" and not config.share.epochs:
         raise InputError("--share.epochs 0 shares no weights; give --method judge for that")
-    if config.weights and (config.model == "vit" or Path(config.model).is_dir()):
+    if config.weights and (config.model == "vit" or is_folder(config.model)):
         raise InputError(
             f"--weights {config.weights} is for a named model of timm's, not --model "
             f"{config.model}; leave one out"
+        )
+    if config.finetune.reduction and not rungs(config.finetune.epochs, config.finetune.reduction):
+        raise InputError(
+            f"--finetune.reduction {config.finetune.reduction} stops no trial of "
+            f"{config.finetune.epochs} epochs; give at most that, or 0"
         )
     for name, weight in asdict(config.search.penalty).items():
         if not 0 <= weight < float("inf"):

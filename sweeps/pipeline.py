@@ -1,6 +1,7 @@
 """The whole run: its stages in their order, each given what those before it found."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -10,6 +11,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 import slim
+from analysis.errors import AnalysisError
 from slim.errors import one_line
 from slim.serving import load_about
 from slim.storage import is_out_of_space
@@ -20,10 +22,10 @@ from sweeps.cli import Command
 from sweeps.cluster import Resources, connect, expected_concurrency
 from sweeps.config import SweepConfig, dense_epochs, flatten
 from sweeps.delivery import may_pass
-from sweeps.dense import preprocessing_for, saved_preprocessing, train_dense
+from sweeps.dense import saved_preprocessing, train_dense
 from sweeps.errors import InputError, InterruptedRun, StoppedRun
 from sweeps.front import pareto_front
-from sweeps.inputs import check_images, check_inputs, resumed_config
+from sweeps.inputs import check_images, check_inputs, planned_preprocessing, resumed_config
 from sweeps.judged import JudgedStudy
 from sweeps.judging_stage import judging_stage
 from sweeps.masking import search_masks
@@ -48,6 +50,7 @@ from sweeps.trial import TrialJob, keeps_outputs
 from sweeps.trials import PRUNED, TrialRow, has_front, write_table
 
 DONE, NO_FRONT = 0, 1
+_LONGEST_PART = 50  # of a default name
 SECONDS_TO_SAY_GOODBYE = 3.0
 
 
@@ -67,7 +70,8 @@ def execute(command: Command) -> int:
     if not command.resume and config.name:
         _folder(config).refuse_taken()
     if command.dry_run:
-        speeds = probe_speeds(model, task, preprocessing_for(config, model, task), config)
+        preprocessing = planned_preprocessing(config, task, model, begins=not command.resume)
+        speeds = probe_speeds(model, task, preprocessing, config)
         finished = Finished.of(_folder(config)) if command.resume else Finished()
         concurrency = expected_concurrency(config)
         plan = make_plan(config, model, task, transfers, concurrency, speeds, finished)
@@ -100,6 +104,11 @@ def execute(command: Command) -> int:
             if not command.resume:
                 folder.discard()
             raise
+        except OSError as error:
+            reason = outage(error, f"{folder.path} or {config.tracking_uri}")
+            if not reason:
+                raise
+            raise StoppedRun(f"{reason}; {_go_on(folder)}") from error
 
 
 def _stages_left(config: SweepConfig, folder: RunFolder) -> list[str]:
@@ -169,12 +178,12 @@ class Run:
             raise InterruptedRun(self._interrupted) from error
         except StoppedRun as error:
             self._stop_tracking(KILLED)
-            raise StoppedRun(f"{error}; {self._go_on}") from error
+            raise StoppedRun(f"{error}; {_go_on(self.folder)}") from error
         except BaseException as error:
             reason = outage(error, f"{self.folder.path} or {self.config.tracking_uri}")
             self._stop_tracking(KILLED if reason else FAILED)
             if reason:
-                raise StoppedRun(f"{reason}; {self._go_on}") from error
+                raise StoppedRun(f"{reason}; {_go_on(self.folder)}") from error
             raise
         finally:
             self.tracker.close()
@@ -184,11 +193,9 @@ class Run:
 
     @property
     def _interrupted(self) -> str:
-        return f"interrupted; finished trials are kept in {self.folder.path}; {self._go_on}"
-
-    @property
-    def _go_on(self) -> str:
-        return f"go on with python run_sweep.py --resume {self.folder.name}"
+        return (
+            f"interrupted; finished trials are kept in {self.folder.path}; {_go_on(self.folder)}"
+        )
 
     def _stop_tracking(self, status: str) -> None:
         """End the sweep's run in MLflow if that is possible at once; else resuming does."""
@@ -219,6 +226,10 @@ class Run:
         print_end(front, why, plan.dense_gmacs, spreads, self.folder, uri, page)
 
 
+def _go_on(folder: RunFolder) -> str:
+    return f"go on with python run_sweep.py --resume {folder.address}"
+
+
 def outage(error: BaseException, places: str) -> str:
     """What to say of an error that machines are to blame for; nothing of another.
 
@@ -237,9 +248,9 @@ def _stages(session: Session, task: Task) -> tuple[list[TrialRow], Spreads]:
     """Every stage that is not done; all trials as they stand at the end, and their repeats."""
     config, folder, tracker = session.config, session.folder, session.tracker
     checkpoint, job = _ranked(session, task)
-    space = _searched_space(config, checkpoint, folder.name)
+    space = _searched_space(config, checkpoint, folder)
     judged = judging_stage(session, job, JudgedStudy(folder.journal, config, space))
-    _check_latency(judged, folder.name)
+    _check_latency(judged, folder)
     dense_top1 = load_about(folder.dense)["val_top1"]
     study = BudgetStudy(folder.journal, config, space, judged, dense_top1)
     sweep_stage(session, job, study, checkpoint)
@@ -258,7 +269,10 @@ def _stages(session: Session, task: Task) -> tuple[list[TrialRow], Spreads]:
     tracker.flush()
     if config.register:
         _register(session, front, checkpoint)
-    publish_reports(tracker, folder, config.tracking_uri)
+    try:
+        publish_reports(tracker, folder, config.tracking_uri)
+    except AnalysisError as error:
+        raise StoppedRun(f"the reports could not be made: {one_line(error)}") from error
     return rows, spreads
 
 
@@ -278,18 +292,18 @@ def _register(session: Session, front: list[TrialRow], checkpoint: slim.MaskChec
 
 
 def _searched_space(
-    config: SweepConfig, checkpoint: slim.MaskCheckpoint, name: str
+    config: SweepConfig, checkpoint: slim.MaskCheckpoint, folder: RunFolder
 ) -> BudgetSpace:
     """Where budgets lie, now that the ranking is known: the smallest network may cost more."""
     space = BudgetSpace(config, checkpoint.spec, checkpoint.ranking)
     try:
         space.check()
     except InputError as error:
-        raise InputError(f"{error}; {_kept(name)}") from error
+        raise InputError(f"{error}; {_kept(folder)}") from error
     return space
 
 
-def _check_latency(judged: JudgedStudy, name: str) -> None:
+def _check_latency(judged: JudgedStudy, folder: RunFolder) -> None:
     """Refuse a limit that no judged network meets, before others are trained to find that out.
 
     Raises:
@@ -299,13 +313,14 @@ def _check_latency(judged: JudgedStudy, name: str) -> None:
     if times and not judged.front():
         raise InputError(
             f"--max-latency-ms {judged.max_latency_ms:g} cannot be met: the fastest of "
-            f"{len(times)} judged networks takes {min(times):.4g} ms an image; {_kept(name)} and "
-            "a higher limit"
+            f"{len(times)} judged networks takes {min(times):.4g} ms an image; "
+            f"{_kept(folder)} and a higher limit"
         )
 
 
-def _kept(name: str) -> str:
-    return f"what run {name} searched is kept: --searched {name} begins another with it"
+def _kept(folder: RunFolder) -> str:
+    begins = f"--searched {folder.address} begins another with it"
+    return f"what run {folder.name} searched is kept: {begins}"
 
 
 def _ranked(session: Session, task: Task) -> tuple[slim.MaskCheckpoint, TrialJob]:
@@ -343,11 +358,12 @@ def _ranked(session: Session, task: Task) -> tuple[slim.MaskCheckpoint, TrialJob
 
 def _folder(config: SweepConfig) -> RunFolder:
     """The run's folder; nothing is made."""
-    return RunFolder(config.storage, config.name or _default_name(config))
+    return RunFolder(config.storage, config.name or default_name(config))
 
 
-def _default_name(config: SweepConfig) -> str:
-    """Data, model and date."""
+def default_name(config: SweepConfig) -> str:
+    """Data, model and date: a name that `check_name` takes."""
     parts = [Path(config.data.partition(":")[0]).name, Path(config.model).name]
-    safe = ["".join(c if c.isalnum() or c in "_-" else "-" for c in part) for part in parts]
-    return "-".join([*safe, datetime.now().strftime("%Y%m%d-%H%M%S")])[:128]
+    safe = [re.sub(r"[^A-Za-z0-9_]+", "-", part)[:_LONGEST_PART].strip("_-") for part in parts]
+    date = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return "-".join([*(part for part in safe if part), date])

@@ -251,7 +251,7 @@ def make_plan(
         dense_params_m=dense.params / 1e6,
         trials=config.trials,
         may_end_early=config.patience > 0,
-        extra_trials=int(config.judge.extra_trials or 0),
+        extra_trials=int(config.judge.extra_trials or 0) if judged else 0,
         concurrency=concurrency,
         judged=judged,
         judged_images=looked_at,

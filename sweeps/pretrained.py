@@ -7,7 +7,6 @@ has measured them here.
 
 from collections.abc import Set
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -39,9 +38,14 @@ def suited(config: SweepConfig, given: Set[str]) -> SweepConfig:
     return replace(config, **changes)
 
 
+def is_folder(model: str) -> bool:
+    """Whether a model is a saved network, named by its folder's absolute path."""
+    return "/" in model
+
+
 def is_pretrained(config: SweepConfig) -> bool:
     """Whether it names one of timm's models whose weights are loaded, from a file or the hub."""
-    if config.model == "vit" or Path(config.model).is_dir():
+    if config.model == "vit" or is_folder(config.model):
         return False
     return config.weights is not None or (
         config.pretrained and timm.is_model_pretrained(config.model)

@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import json
+import re
+import shlex
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -16,6 +18,19 @@ from sweeps.cli import read_values
 from sweeps.config import SweepConfig
 from sweeps.errors import InputError
 from sweeps.mirror import LOCK, Mirror, Stamps, is_locked, is_uri
+
+_READ_AS_NUMBER = re.compile(r"[-+]?[\d._]+(e[-+]?\d+)?", re.IGNORECASE)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that the command line's YAML reads as a number, though PyYAML's does not."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        style = "'" if _READ_AS_NUMBER.fullmatch(text) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 class RunFolder:
@@ -52,6 +67,13 @@ class RunFolder:
         folder.mirror.mark(folder.path)
         folder.mirror.keep(folder.config_file)
         return folder
+
+    @property
+    def address(self) -> str:
+        """What an option must be given to name the run: where it is too, if not at the default."""
+        usual = str(Path(SweepConfig().storage).resolve())
+        storage = self.mirror.storage
+        return self.name if storage == usual else f"{self.name} --storage {shlex.quote(storage)}"
 
     @classmethod
     def open(cls, storage: str | Path, name: str, *, to_read: bool = False) -> "RunFolder":
@@ -90,7 +112,7 @@ class RunFolder:
         if self._is_taken():
             raise InputError(
                 f"run {self.name} exists in {self.mirror.storage}; give another --name, or "
-                f"--resume {self.name}"
+                f"--resume {self.address}"
             )
 
     def _is_taken(self) -> bool:
@@ -104,7 +126,8 @@ class RunFolder:
     def write_config(self, config: SweepConfig, path: Path | None = None) -> None:
         """Write all values, enough to run it again."""
         values = config.to_dict() | {"name": self.name}
-        write_text_atomic(path or self.config_file, yaml.safe_dump(values, sort_keys=False))
+        text = yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+        write_text_atomic(path or self.config_file, text)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

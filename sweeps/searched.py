@@ -44,7 +44,7 @@ def with_search_of(command: Command) -> SweepConfig:
     if not other.search.is_dir():
         raise InputError(
             f"--searched {name}: that run has not finished its search; first go on with "
-            f"--resume {name}"
+            f"--resume {other.address}"
         )
     stored = other.read_config()
     before, now = flatten(stored.to_dict()), flatten(asked.to_dict())
@@ -70,7 +70,7 @@ def searched_model(config: SweepConfig, task: Task) -> nn.Module:
     Raises:
         InputError: If it is damaged, or the task has other images now than it was trained on.
     """
-    folder = _source(config).dense
+    folder = searched_dense(config)
     try:
         model, differs = as_timm(slim.load(folder)), has_other_images(folder, task)
     except slim.FileFormatError as error:
@@ -81,6 +81,11 @@ def searched_model(config: SweepConfig, task: Task) -> nn.Module:
             "began with; leave --searched out"
         )
     return model
+
+
+def searched_dense(config: SweepConfig) -> Path:
+    """Where the dense model is that a sweep takes from another run."""
+    return _source(config).dense
 
 
 def known_scores(config: SweepConfig, spec: ModelSpec) -> Scores:

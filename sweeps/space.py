@@ -186,7 +186,7 @@ def target_gmacs(config: SweepConfig) -> list[float]:
         InputError: If one is not a positive number, or is there twice.
     """
     targets = []
-    for text in [] if config.target_gmacs is None else config.target_gmacs.split(","):
+    for text in [] if config.target_gmacs is None else str(config.target_gmacs).split(","):
         try:
             targets.append(float(text))
         except ValueError:

@@ -8,6 +8,7 @@ import timm
 
 import run_sweep
 import slim
+from sweeps.cli import parse
 from tests.sweeps.images import write_image_folder
 
 
@@ -91,6 +92,13 @@ def assert_refused(
         (["--tracking-uri", "postgresql://me:pa/ss@host/db"], "holds a password"),
         (["--tracking-uri", "postgresql://host/db?user=me&password=s"], "holds a password"),
         (["--tracking-uri", "http://me:secret@host:5000"], "MLFLOW_TRACKING_PASSWORD"),
+        (["--tracking-uri", "https://dapi0123@host"], "MLFLOW_TRACKING_TOKEN"),
+        (["--tracking-uri", "https://host/x?sig=abc"], "holds a password"),
+        (["--tracking-uri", "https://host?api_key=abc"], "holds a password"),
+        (["--tracking-uri", "mssql+pyodbc:///?odbc_connect=PWD%3Dabc"], "holds a password"),
+        (["--resume", "null"], "there is no run null"),
+        (["--finetune.reduction", "16"], "--finetune.reduction 16 stops no trial of 8 epochs"),
+        (["--kept-images-gb", "inf"], "--kept-images-gb"),
         (["--space.tokens_min", "0.01"], "--space"),
         (["--transfer.img_size", "30"], "--transfer.img_size 30: images of 30 x 30"),
         (["--transfer.batch_size", "100000"], "--transfer.batch_size"),
@@ -176,3 +184,23 @@ def test_a_server_that_is_no_ray_cluster_is_refused(
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         assert_refused(["--cluster", address], capsys, address, "within 4 s")
+
+
+@pytest.mark.parametrize("option", ["--storage", "--tracking-uri"])
+@pytest.mark.parametrize("uri", ["s3://KEY:hidden@bucket/runs", "https://hidden@host/runs"])
+def test_a_key_that_is_refused_is_not_repeated(
+    option: str, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_sweep.main([option, uri]) == 2
+    assert "hidden" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("http://127.0.0.1:5000", "https://host/path?x=1", "sqlite:///a@b.db", "databricks"),
+        *("postgresql://me@host/db", "mysql+pymysql://me@host/db?ssl_key=/key.pem"),
+    ],
+)
+def test_a_uri_without_a_secret_is_taken(uri: str) -> None:
+    assert parse(["--tracking-uri", uri]).config.tracking_uri.startswith(uri[:6])

@@ -1,15 +1,19 @@
 """Configurations are read whole, and every value is reachable from the command line."""
 
 import json
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from slim.recipe import Recipe
 from slim.tasks import Augmentation
-from sweeps.cli import make_parser, parse
+from sweeps.cli import check_name, make_parser, parse
 from sweeps.config import SweepConfig, flatten, from_dict
+from sweeps.pipeline import default_name
+from sweeps.run_folder import RunFolder
+from sweeps.space import target_gmacs
 from sweeps.stage_config import TrainConfig
 from tests.sweeps.conftest import ROOT
 
@@ -119,3 +123,61 @@ def test_a_stage_can_set_every_field_of_a_recipe() -> None:
     ours = {field.name for field in fields(TrainConfig)}
     theirs = {field.name for field in (*fields(Recipe), *fields(Augmentation))}
     assert ours == theirs - {"augmentation"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1e-5", "1E-3", "12e5", "-1.5e3", "+1e3", "1e", "0x1f", "1_000", "yes", "1:30", ".5", "07"],
+)
+def test_text_that_looks_like_a_number_is_read_back_as_text(text: str, tmp_path: Path) -> None:
+    config = replace(parse([]).config, name=text, target_gmacs=text, data=f"/{text}")
+    folder = RunFolder(tmp_path, text)
+    folder.path.mkdir()
+    folder.write_config(config)
+    assert folder.read_config() == config
+
+
+def test_a_single_target_may_be_a_number_in_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text("target_gmacs: 0.5\n")
+    assert target_gmacs(parse(["--config", str(path)]).config) == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (["--trials", "3", "--search.epochs=2"], {"trials", "search.epochs"}),
+        (["--search.penalty.mlp", "1"], {"search.penalty.mlp"}),
+        (["--search.penalty", '{"mlp": 1}'], {"search.penalty.mlp"}),
+        (
+            ["--search", '{"penalty": {"mlp": 1}, "epochs": 2}'],
+            {"search.penalty.mlp", "search.epochs"},
+        ),
+        (["--space.uniform+=0.5"], {"space.uniform"}),
+        (["--space", "mhsa"], {"space.dimensions"}),
+    ],
+)
+def test_what_was_given_is_known_however_it_was(arguments: list[str], given: set[str]) -> None:
+    assert parse(arguments).given == given
+
+
+@pytest.mark.parametrize("name", ["vit", "vit_tiny_patch16_224", "deit_small_patch16_224.fb_in1k"])
+def test_the_name_of_a_model_is_one_where_a_folder_has_it_too(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (name, "mine"):
+        Path(folder).mkdir()
+    assert parse(["--model", name]).config.model == name
+    assert parse(["--model", f"./{name}"]).config.model == str(tmp_path / name)
+    assert parse(["--model", "mine"]).config.model == str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["digits", "/data/Blümen", "/data/_pets", "/data/.cache", "/d/a..b", "/", "/d/" + "x" * 300],
+)
+def test_a_default_name_can_be_resumed(data: str) -> None:
+    name = default_name(replace(SweepConfig(), data=data, model="/m/.net"))
+    check_name(name)
+    assert re.search(r"net-\d{8}-\d{6}$", name)
