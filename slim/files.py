@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from slim.errors import FileFormatError, one_line
+from slim.errors import FileFormatError, SlimError, one_line
 from slim.storage import needing_space
 
 VERSION = 2
@@ -47,9 +48,12 @@ def write_tensors(
         The folder.
 
     Raises:
+        SlimError: If a file has the folder's name, or a value of the header is no JSON.
         StorageError: If the disk is full; an older pair stays.
     """
     target, folder = Path(folder), Path(folder).resolve()  # a link to a folder stays one
+    if folder.exists() and not folder.is_dir():
+        raise SlimError(f"{target} is a file; give a folder")
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
         with needing_space(folder):
@@ -58,6 +62,7 @@ def write_tensors(
             save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, weights)
             stamped = {"format": kind, "version": VERSION, "sha256": _sha256(weights)} | header
             (draft / _header_name(stem)).write_text(_header_text(stamped))
+            weights.chmod((draft / _header_name(stem)).stat().st_mode)  # safetensors' is 0600
             for name, text in (texts or {}).items():
                 (draft / name).write_text(text, encoding="utf-8", newline="")
             for path in draft.iterdir():
@@ -163,13 +168,30 @@ def _header_name(stem: str) -> str:
 
 
 def _header_text(header: dict[str, Any]) -> str:
-    return json.dumps(header, indent=1) + "\n"
+    try:
+        return json.dumps(header, indent=1, default=_plain) + "\n"
+    except (TypeError, ValueError) as error:
+        raise SlimError(
+            f"{one_line(error)}; give numbers, text, lists and dictionaries of them"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or torch as Python's."""
+    if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.numel() == 1):
+        return value.item()
+    raise TypeError(f"a value of {type(value).__name__} cannot be kept beside a network")
 
 
 def _replace_folder(draft: Path, folder: Path) -> None:
     """Put a complete folder where an older one may stand; what else lay in it stays there."""
     if not folder.is_dir():
         draft.rename(folder)
+        return
+    shutil.copymode(folder, draft)
+    if Path.cwd().is_relative_to(folder):  # which must stay the folder that it is
+        for path in sorted(draft.iterdir(), key=lambda path: path.suffix == ".json"):
+            path.replace(folder / path.name)  # last the header, which tells what goes with it
         return
     old = folder.with_name(f"{draft.name}{_OLD}")
     folder.rename(old)

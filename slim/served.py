@@ -21,7 +21,7 @@ class ServedNetwork:
 
     def __init__(self, folder: str | Path) -> None:
         self.vit = load(folder).float()
-        expected = load_about(folder).get("preprocessing", {})
+        expected = load_about(folder).get("preprocessing") or {}
         channels = self.vit.input_size[0]  # type: ignore[index]
         self.mean = torch.tensor(expected.get("mean", [0.0] * channels))[:, None, None]
         self.std = torch.tensor(expected.get("std", [1.0] * channels))[:, None, None]

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -148,8 +149,9 @@ def export_onnx(vit: nn.Module, path: str | Path) -> Path:
         The file.
 
     Raises:
-        SlimError: If onnxruntime's output differs by more than 1e-3 of the largest logit; no file
-            is left then. If a package of the extra `onnx` is missing.
+        SlimError: If onnxruntime's output differs by more than 1e-3 of the largest logit; a file
+            that was there stays then. If a package of the extra `onnx` or the file's folder is
+            missing, or the network is of a precision that onnxruntime does not compute in.
     """
     path = Path(path)
     for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -158,6 +160,10 @@ def export_onnx(vit: nn.Module, path: str | Path) -> Path:
                 f"{package} is not installed; pip install vit-slim-sweeps[onnx] brings what "
                 "exporting needs"
             )
+    if not path.absolute().parent.is_dir():
+        raise SlimError(f"{path}: its folder does not exist; make it first")
+    if (dtype := next(vit.parameters()).dtype) not in (torch.float32, torch.float16):
+        raise SlimError(f"onnxruntime does not compute in {dtype}; give vit.float()")
     with evaluating(vit):
         exported = torch.export.export(
             vit,
@@ -168,12 +174,12 @@ def export_onnx(vit: nn.Module, path: str | Path) -> Path:
             exported, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
         )
         assert program is not None  # only a verification dry run gives none
-        program.save(str(path))
-        try:
-            _check_onnx(vit, path)
-        except BaseException:
-            path.unlink()
-            raise
+        with TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
+            draft = Path(folder) / path.name
+            program.save(str(draft))
+            _check_onnx(vit, draft)
+            for written in draft.parent.iterdir():  # large weights lie in a file of their own
+                written.replace(path.with_name(written.name))
     return path
 
 
@@ -189,7 +195,8 @@ def _check_onnx(vit: nn.Module, path: Path) -> None:
         difference = float((ours - theirs).abs().max())
         if not difference <= 1e-3 * max(1.0, float(ours.abs().max())):  # which NaN is not
             raise SlimError(
-                f"{path}: onnxruntime differs from torch by {difference:.3g} on a batch of {batch}"
+                f"{path.name}: onnxruntime differs from torch by {difference:.3g} on a batch of "
+                f"{batch}"
             )
 
 

@@ -154,3 +154,23 @@ def test_it_trains_under_autocast(family):
 def as_list(out: Any) -> list[Tensor]:
     """In training, a distilled network gives the outputs of both classifiers."""
     return list(out) if isinstance(out, tuple) else [out]
+
+
+@pytest.mark.parametrize("error", [0.1])
+def test_an_onnx_file_that_is_there_stays_where_another_cannot_be_made(
+    error, tmp_path, monkeypatch
+):
+    vit = smallest("vit")
+    path = tmp_path / "small.onnx"
+    path.write_text("mine")
+    wrong = WrongRuntime(vit, error)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: wrong)
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: wrong)
+    with pytest.raises(SlimError, match="differs from torch"):
+        export_onnx(vit, path)
+    with pytest.raises(SlimError, match=r"does not compute in torch\.bfloat16"):
+        export_onnx(smallest("vit").bfloat16(), path)
+    assert [one.name for one in tmp_path.iterdir()] == ["small.onnx"]
+    assert path.read_text() == "mine"
+    with pytest.raises(SlimError, match="its folder does not exist"):
+        export_onnx(vit, tmp_path / "gone" / "small.onnx")

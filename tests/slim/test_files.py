@@ -1,15 +1,17 @@
 """Tensors and their header are written as one step, and read whole or not at all."""
 
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from slim import FileFormatError
+from slim import FileFormatError, SlimError
 from slim.files import (
     check_tensors,
     read_tensors,
@@ -159,7 +161,7 @@ def test_what_else_lies_in_the_folder_stays(folder):
 )
 def test_an_existing_folder_stays_whole_when_writing_fails(tensors, header, folder):
     before = contents(folder)
-    with pytest.raises((TypeError, NotImplementedError, AttributeError)):
+    with pytest.raises((SlimError, NotImplementedError, AttributeError)):
         write_tensors(folder, "model", KIND, tensors, header)
     assert contents(folder) == before
     assert [path.name for path in folder.parent.iterdir()] == ["saved"]
@@ -167,7 +169,7 @@ def test_an_existing_folder_stays_whole_when_writing_fails(tensors, header, fold
 
 def test_a_file_in_the_place_of_the_folder_stays(tmp_path):
     (tmp_path / "saved").write_text("mine")
-    with pytest.raises(OSError, match="saved"):
+    with pytest.raises(SlimError, match="saved is a file; give a folder"):
         write_tensors(tmp_path / "saved", "model", KIND, TENSORS, {})
     assert contents(tmp_path) == {"saved": b"mine"}
 
@@ -211,3 +213,40 @@ def test_a_replacement_that_a_kill_stopped_half_way_loses_nothing(name, tmp_path
     restore_folders(tmp_path)
     assert contents(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_files_and_folders_have_the_modes_that_the_user_gives(tmp_path):
+    old = os.umask(0o027)
+    try:
+        write_tensors(tmp_path / "saved", "model", KIND, TENSORS, {})
+    finally:
+        os.umask(old)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "saved").iterdir()}
+    assert modes == {"model.safetensors": 0o640, "config.json": 0o640}
+    (tmp_path / "saved").chmod(0o2775)
+    write_tensors(tmp_path / "saved", "model", KIND, TENSORS, {})
+    assert (tmp_path / "saved").stat().st_mode & 0o7777 == 0o2775
+
+
+@pytest.mark.parametrize("below", [".", "deeper"])
+def test_the_working_folder_stays_the_one_it_is(below, folder, monkeypatch):
+    (folder / "deeper").mkdir()
+    (folder / "notes.txt").write_text("mine")
+    monkeypatch.chdir(folder / below)
+    given = "." if below == "." else ".."
+    write_tensors(given, "model", KIND, {"c": torch.ones(1)}, {"note": 2})
+    assert Path.cwd() == folder / below
+    Path("new.txt").write_text("here")
+    tensors, header = read_tensors(given, "model", KIND)
+    assert (list(tensors), header["note"]) == (["c"], 2)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert {path.name for path in folder.parent.iterdir()} == {"saved"}
+
+
+def test_numbers_of_numpy_and_torch_are_kept_as_numbers(tmp_path):
+    header = {"a": np.float32(0.5), "b": torch.tensor(2), "c": [np.int64(3)]}
+    write_tensors(tmp_path / "saved", "model", KIND, TENSORS, header)
+    _, read = read_tensors(tmp_path / "saved", "model", KIND)
+    assert {name: read[name] for name in header} == {"a": 0.5, "b": 2, "c": [3]}
+    with pytest.raises(SlimError, match="a value of ndarray cannot be kept"):
+        write_tensors(tmp_path / "saved", "model", KIND, TENSORS, {"a": np.ones(2)})
