@@ -55,13 +55,21 @@ class MaskCheckpoint:
         metrics: dict[str, Any] | None = None,
         scores: Scores | None = None,
     ) -> "MaskCheckpoint":
-        """Take a masked model as it stands; tensors are copied to the CPU."""
+        """Take a masked model as it stands; tensors are copied to the CPU.
+
+        Scores are taken in the precision of the weights.
+        """
         weights = {k: t.detach().cpu().clone() for k, t in masked.dense_state().items()}
+        dtype = next(iter(weights.values())).dtype
+
+        def copied(tensor: Tensor) -> Tensor:
+            return tensor.detach().to("cpu", dtype, copy=True)
+
         return cls(
             spec=masked.spec.with_head_of(masked.vit),
             weights=weights,
-            masks=masked.masks().map(Tensor.cpu),
-            scores=None if scores is None else scores.map(Tensor.cpu),
+            masks=masked.masks().map(copied),
+            scores=None if scores is None else scores.map(copied),
             data=data or {},
             metrics=metrics or {},
             preprocessing=known_preprocessing(masked.vit, masked.spec.input_size),
@@ -93,8 +101,11 @@ class MaskCheckpoint:
         return masked.eval()
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Weights and masks as numpy arrays by name, not copied: what is broadcast."""
-        return {name: tensor.numpy() for name, tensor in self._tensors().items()}
+        """Weights and masks as numpy arrays by name, not copied: what is broadcast.
+
+        NumPy has no bfloat16: its bits are given as int16.
+        """
+        return {name: _bits(tensor).numpy() for name, tensor in self._tensors().items()}
 
     @classmethod
     def from_arrays(
@@ -106,7 +117,13 @@ class MaskCheckpoint:
             arrays: What `to_arrays` gave.
             header: What `header` gave.
         """
-        return cls._assemble(tensor_views(arrays), header)
+        return cls._assemble(
+            {
+                name: tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
+                for name, tensor in tensor_views(arrays).items()
+            },
+            header,
+        )
 
     def header(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON values."""
@@ -192,6 +209,10 @@ def _from_names(kind: str, spec: ModelSpec, tensors: dict[str, Tensor]) -> Score
         return tuple(tensors[f"{kind}.{dimension}.{block}"] for block in range(spec.depth))
 
     return Scores(part("tokens") if spec.drops_tokens else (), part("mhsa"), part("mlp"))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
 
 
 def tensor_views(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:

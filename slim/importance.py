@@ -28,18 +28,25 @@ def taylor(
         objective: The loss.
 
     Raises:
-        SlimError: If the token masks are tanh of their parameters.
+        SlimError: If the token masks are tanh of their parameters, or there are no batches.
     """
-    if masked.token_mask_kind == "tanh":
-        raise SlimError("Taylor scores need token masks of the kind log, not tanh")
     live = masked.live_masks()
+    if live.tokens and masked.token_mask_kind == "tanh":
+        raise SlimError("Taylor scores need token masks of the kind log, not tanh")
     masks = [*live.tokens, *live.mhsa, *live.mlp]
     totals = [torch.zeros_like(mask) for mask in masks]
+    seen = 0
     with evaluating(masked):
         for images, labels in batches:
             images, labels = images.to(masks[0].device), labels.to(masks[0].device)
             gradients = torch.autograd.grad(objective(masked, images, labels), masks)
             for total, mask, gradient in zip(totals, masks, gradients, strict=True):
                 total += (mask.detach() * gradient).abs()
+            seen += len(images)
+    if not seen:
+        raise SlimError(
+            "there are no images to score masks with; give some, anew for each call where they "
+            "come from a generator"
+        )
     scores = iter(totals)
     return live.map(lambda _: next(scores))

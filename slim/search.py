@@ -90,11 +90,11 @@ def search_training(
 
 def _groups(masked: MaskedModel, recipe: Recipe, mask_lr: float) -> list[dict[str, Any]]:
     """Masks apart from weights, with their own learning rate and no weight decay."""
-    masks = masked.mask_parameters()
-    for mask in masks.values():
+    masks = [mask for mask in masked.mask_parameters().values() if mask.requires_grad]
+    for mask in masks:
         mask.requires_grad_(False)  # leave them out of the weights' groups
     groups = weight_groups(masked, recipe.weight_decay, recipe.layer_decay)
-    for mask in masks.values():
+    for mask in masks:
         mask.requires_grad_(True)
     apart = {"lr": mask_lr, "weight_decay": 0.0, "use_fallback": True}  # no matrices for Muon
-    return [*groups, {"params": list(masks.values()), **apart}]
+    return [*groups, {"params": masks, **apart}]

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from slim.architecture import Architecture
 from slim.budget import Budget
@@ -22,7 +24,9 @@ class SharedModel(nn.Module):
     """A searched model, masks folded into its weights, that runs as any of its subnetworks.
 
     The weights of a subnetwork are sliced inside the step, so a step costs what its subnetworks
-    cost, and gradients flow back to the shared weights; nothing full-size is masked.
+    cost, and gradients flow back to the shared weights; nothing full-size is masked. Stochastic
+    depth is the full-size network's alone. Where blocks are computed again for their gradients
+    (`grad_checkpointing`), a subnetwork is so as a whole.
 
     Args:
         checkpoint: The searched model; its ranking stays, so the subnetworks are nested.
@@ -32,6 +36,7 @@ class SharedModel(nn.Module):
         super().__init__()
         self.spec = checkpoint.spec
         self.ranking = checkpoint.ranking
+        self.preprocessing = checkpoint.preprocessing
         self.vit: Any = extract(checkpoint, Architecture.dense(checkpoint.spec))
 
     def forward(
@@ -45,7 +50,10 @@ class SharedModel(nn.Module):
         if architectures is None:
             logits: Tensor = self.vit(images)
             return logits
-        return torch.stack([self._run(architecture, images) for architecture in architectures])
+        asked = any(getattr(each, "grad_checkpointing", False) for each in self.vit.modules())
+        again = partial(checkpoint, self._run, use_reentrant=False)
+        run = again if asked and torch.is_grad_enabled() else self._run
+        return torch.stack([run(architecture, images) for architecture in architectures])
 
     def select(self, budget: Budget) -> Architecture:
         """A budget's architecture, by the ranking of the search."""
@@ -56,8 +64,14 @@ class SharedModel(nn.Module):
     ) -> MaskCheckpoint:
         """The weights as they stand, under the ranking of the search; copied to the CPU."""
         weights = {name: t.detach().cpu().clone() for name, t in self.vit.state_dict().items()}
-        shared = self._with_weights(weights)
-        return replace(shared, scores=self.ranking, data=data or {}, metrics=metrics or {})
+        dtype = next(iter(weights.values())).dtype
+        return replace(
+            self._with_weights(weights),
+            scores=self.ranking.map(lambda score: score.to(dtype)),
+            data=data or {},
+            metrics=metrics or {},
+            preprocessing=self.preprocessing,
+        )
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizers give no weight decay, as its models tell."""
@@ -77,8 +91,10 @@ class SharedModel(nn.Module):
 
     def _with_weights(self, weights: dict[str, Tensor]) -> MaskCheckpoint:
         """A checkpoint around weights into which the masks are folded already."""
-        device = next(iter(weights.values())).device
-        ones = Scores.fill(self.spec, lambda shape: torch.ones(shape, device=device))
+        first = next(iter(weights.values()))
+        ones = Scores.fill(
+            self.spec, lambda shape: torch.ones(shape, device=first.device, dtype=first.dtype)
+        )
         return MaskCheckpoint(self.spec, weights, ones)
 
 

@@ -162,3 +162,24 @@ def test_a_checkpoint_follows_a_new_classifier(tmp_path):
     again = MaskCheckpoint.load(MaskCheckpoint.from_model(model).save(tmp_path / "searched"))
     assert again.spec.num_classes == 7
     assert extract(again, again.select(Budget(0.5, 0.5, 0.5))).num_classes == 7
+
+
+def test_bfloat16_is_shared_as_arrays_without_a_copy():
+    source = checkpoint("vit", dtype=torch.bfloat16)
+    view = MaskCheckpoint.from_arrays(source.to_arrays(), source.header())
+    assert_same(view, source)
+    for name, tensor in source.weights.items():
+        assert view.weights[name].dtype == torch.bfloat16
+        assert view.weights[name].data_ptr() == tensor.data_ptr()
+
+
+def test_scores_are_copied_in_the_precision_of_the_weights(tmp_path):
+    model = masked("vit", dtype=torch.float16)
+    scores = model.masks().map(lambda mask: mask.float())
+    taken = MaskCheckpoint.from_model(model, scores=scores)
+    assert {score.dtype for score in taken.ranking.mhsa} == {torch.float16}
+    assert_same(MaskCheckpoint.load(taken.save(tmp_path / "saved")), taken)
+    alone = MaskCheckpoint.from_model(masked("vit"), scores=scores)
+    before = alone.ranking.mhsa[0].clone()
+    scores.mhsa[0].zero_()
+    assert torch.equal(alone.ranking.mhsa[0], before)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from slim import taylor
-from tests.slim.families import images, masked, spec_of
+from slim import SlimError, attach_masks, taylor
+from tests.slim.families import dense, images, masked, spec_of
 
 
 def batches(family: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -44,3 +44,18 @@ def test_a_mask_of_0_is_worth_nothing():
     with torch.no_grad():
         model.live_masks().mlp[0][3] = 0.0
     assert taylor(model, batches("vit")).mlp[0][3] == 0
+
+
+def test_no_images_are_refused():
+    model = masked("vit", dtype=torch.float64)
+    once = iter(batches("vit"))
+    taylor(model, once)
+    with pytest.raises(SlimError, match="no images to score masks with"):
+        taylor(model, once)
+
+
+def test_a_swin_has_no_token_masks_of_any_kind():
+    swin = attach_masks(dense("swin", dtype=torch.float64), token_mask="tanh")
+    assert taylor(swin, batches("swin")).mlp[0].any()
+    with pytest.raises(SlimError, match="log, not tanh"):
+        taylor(attach_masks(dense("vit", dtype=torch.float64), "tanh"), batches("vit"))

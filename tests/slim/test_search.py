@@ -318,3 +318,15 @@ def test_a_resumed_search_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
     assert [epoch.epoch for epoch in resumed.resumable_epochs(state)] == [2, 3]
     assert_equal(copy_of(resumed.model), copy_of(whole.model))
     assert_equal(copy_of(resumed.evaluated), copy_of(whole.evaluated))
+
+
+def test_masks_that_are_frozen_stay_so():
+    masked = tiny_masked()
+    frozen = masked.live_masks().tokens
+    for mask in frozen:
+        mask.requires_grad_(False)
+    training = search(masked, RECIPE, mask_lr=0.03)
+    trained = {id(p) for group in training.optimizer.param_groups for p in group["params"]}
+    assert not trained & {id(mask) for mask in frozen}
+    assert not any(mask.requires_grad for mask in frozen)
+    assert {id(mask) for mask in masked.live_masks().mlp} <= trained

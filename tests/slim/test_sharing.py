@@ -1,10 +1,13 @@
 """A step on shared weights is a step on the extracted networks."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+import timm
 import torch
+from timm.data import resolve_model_data_config
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -111,3 +114,46 @@ def test_shared_weights_learn_for_all_budgets_at_once(model):
     learned = shared.checkpoint()
     assert top1(extract(learned, learned.select(smallest)), task, "val", PREPROCESSING) > 80
     assert top1(extract(learned, Architecture.dense(source.spec)), task, "val", PREPROCESSING) > 80
+
+
+def test_its_networks_are_told_the_preprocessing():
+    vit = timm.create_model("test_vit", pretrained_cfg_overlay={"mean": (0.1, 0.2, 0.3)})
+    source = MaskCheckpoint.from_model(attach_masks(vit))
+    shared = SharedModel(source).checkpoint()
+    assert shared.preprocessing == source.preprocessing
+    network = extract(shared, shared.select(Budget(0.5, 0.5, 0.5)))
+    assert resolve_model_data_config(network)["mean"] == (0.1, 0.2, 0.3)
+
+
+def test_weights_in_half_precision_are_shared_saved_and_loaded(tmp_path):
+    source = checkpoint("vit", dtype=torch.bfloat16)
+    source = replace(source, scores=source.masks.map(Tensor.float))
+    shared = SharedModel(source).checkpoint()
+    taken = MaskCheckpoint.load(shared.save(tmp_path / "shared"))
+    assert {tensor.dtype for tensor in taken.weights.values()} == {torch.bfloat16}
+    assert taken.select(Budget(0.5, 0.5, 0.5)) == source.select(Budget(0.5, 0.5, 0.5))
+
+
+def counted(held: list[int], tensor: Tensor) -> Tensor:
+    held.append(tensor.numel())
+    return tensor
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_subnetworks_are_computed_again_for_their_gradients(family):
+    source = checkpoint(family)
+    architectures = [uneven(source.spec), source.select(Budget(1.0, 0.5, 0.5))]
+    gradients, saved = [], []
+    for recomputed in (False, True):
+        shared = SharedModel(source).train()
+        shared.vit.set_grad_checkpointing(recomputed)
+        held: list[int] = []
+        hooks = partial(counted, held), torch.Tensor.detach
+        with torch.autograd.graph.saved_tensors_hooks(*hooks):
+            logits = shared(images(source.spec, batch=8), architectures)
+        saved.append(sum(held))
+        logits.square().sum().backward()
+        gradients.append([p.grad for p in shared.parameters() if p.grad is not None])
+    assert saved[1] < saved[0] / 4
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
