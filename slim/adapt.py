@@ -62,7 +62,12 @@ def resized(architecture: Architecture, input_size: tuple[int, int, int]) -> Arc
         UnsupportedModelError: If the patch size does not divide the new image size.
     """
     spec: Any = architecture.spec
-    channels, *size = input_size
+    try:
+        channels, *size = input_size
+    except TypeError:
+        channels, size = 0, []
+    if len(size) != 2:
+        raise UnsupportedModelError(f"input size {input_size!r} is not (C, H, W)")
     if (channels, *size) == spec.input_size:
         return architecture
     divided = not any(s % p for s, p in zip(size, spec.patch_size, strict=True))

@@ -29,12 +29,15 @@ class Calibration:
         keep_bytes: What the model computes is kept if that and the images take no more than this.
 
     Raises:
-        SlimError: If there are no images.
+        SlimError: If there are no images, or the reference is slimmed itself.
     """
 
     def __init__(self, reference: Any, images: Batches, keep_bytes: int = 0) -> None:
         masked = isinstance(reference, MaskedModel)
-        self.spec = reference.spec if masked else architecture_of(reference).spec
+        architecture = None if masked else architecture_of(reference)
+        if architecture and not architecture.is_dense:
+            raise SlimError("the reference of a repair is slimmed itself; give the dense model")
+        self.spec = reference.spec if architecture is None else architecture.spec
         self.reference: Any = reference.eval()
         self.model: Any = reference.vit if masked else reference
         device = next(self.model.parameters()).device

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from slim.errors import SlimError
+
 
 def with_new_head(vit: Any, num_classes: int) -> nn.Module:
     """Replace the classifier by a fresh one, initialised as timm does.
@@ -14,7 +16,12 @@ def with_new_head(vit: Any, num_classes: int) -> nn.Module:
 
     Returns:
         The same network.
+
+    Raises:
+        SlimError: If there are fewer classes than none.
     """
+    if num_classes < 0:
+        raise SlimError(f"num_classes {num_classes} is below 0")
     vit.reset_classifier(num_classes)
     heads = vit.get_classifier()
     for head in heads if isinstance(heads, tuple) else (heads,):

@@ -14,6 +14,7 @@ from slim.files import write_bytes_atomic
 SPARE_BYTES = 10**9  # what is left free on the disk for what a run cannot do without
 _CHUNK = 32  # images whose bits are multiplied at a time: 64-bit copies of them are large
 _CHECKSUM = 16  # bytes after a file's values
+_ENDINGS = {torch.float16: ".float16", torch.bfloat16: ".bfloat16"}  # of files, by autocast
 _BLOCK = 4096  # bytes that the disk gives a file at a time
 
 
@@ -23,8 +24,9 @@ class KeptOutputs(nn.Module):
     Trainings that show the same batches, one after the other or side by side on machines that see
     the same folder, then have its outputs without running it (as in Shen and Xing, "A Fast
     Knowledge Distillation Framework for Visual Recognition", arXiv 2112.01528). What is read is
-    what the model gave, to the bit. A file that is missing or damaged costs one more run of the
-    model; none is written where less than `SPARE_BYTES` would stay free.
+    what the model gave in the same precision (`torch.autocast`), to the bit. A file that is
+    missing or damaged costs one more run of the model; none is written where less than
+    `SPARE_BYTES` would stay free.
 
     Args:
         model: Called without gradient; its weights must not change.
@@ -38,7 +40,9 @@ class KeptOutputs(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) float32 of images (B, C, H, W)."""
-        path = self.folder / content_key(images)
+        kind = images.device.type
+        amp = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        path = self.folder / f"{content_key(images)}{_ENDINGS.get(amp, '')}"
         kept = _read(path, len(images))
         if kept is not None:
             return torch.from_numpy(kept).to(images.device)

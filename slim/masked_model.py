@@ -150,7 +150,13 @@ class MaskedModel(nn.Module, ABC):
 
         Returns:
             This model, changed in place.
+
+        Raises:
+            SlimError: If it is an architecture of another model.
         """
+        theirs, ours = len(architecture.units), len(self.blocks)
+        if theirs != ours:
+            raise SlimError(f"the architecture has {theirs} blocks, the model {ours}")
         for i, block in enumerate(self.blocks):
             mark_kept(block.mlp.fc2.kept, architecture.units[i])
             for head, dims in enumerate(architecture.heads[i]):

@@ -1,7 +1,7 @@
 """Where a dense model gets its masks."""
 
 import copy
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from timm.layers import DropPath
@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from slim.data_config import known_preprocessing, tell_preprocessing
-from slim.errors import UnsupportedModelError
+from slim.errors import SlimError, UnsupportedModelError
 from slim.families import family_of
 from slim.masked_model import MaskedModel, TokenMask
 from slim.network import SlimNetwork
@@ -33,7 +33,10 @@ def attach_masks(model: nn.Module, token_mask: TokenMask = "log") -> MaskedModel
 
     Raises:
         UnsupportedModelError: If the model has a feature that is not covered, or is slim already.
+        SlimError: If the kind of token masks is unknown.
     """
+    if token_mask not in get_args(TokenMask):
+        raise SlimError(f"token_mask {token_mask!r} is neither log nor tanh")
     dense = as_timm(model)
     spec = read_spec(dense)
     training = model.training

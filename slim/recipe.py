@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from slim.errors import RecipeError
 from slim.tasks import Augmentation
 
+PRECISIONS = ("none", "bfloat16", "float16")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -33,7 +35,7 @@ class Recipe:
         augmentation: Random distortions of training images.
 
     Raises:
-        RecipeError: If a step has more parts than images.
+        RecipeError: If a step has more parts than images, or none, or `amp` is another word.
     """
 
     epochs: int = 1
@@ -56,6 +58,13 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
+        if self.amp not in PRECISIONS:
+            raise RecipeError(f"amp {self.amp!r} is not one of {', '.join(PRECISIONS)}")
+        if min(self.batch_size, self.accumulation) < 1:
+            raise RecipeError(
+                f"accumulation {self.accumulation} of batch_size {self.batch_size}: both must be "
+                "at least 1"
+            )
         if self.accumulation > self.batch_size:
             raise RecipeError(
                 f"accumulation {self.accumulation} is more than the batch size {self.batch_size}; "

@@ -99,6 +99,11 @@ def _round(widths: Sequence[_Width]) -> list[Indices]:
 def _check_scores(architecture: Architecture, scores: Scores) -> None:
     """Shapes are those of the model, block by block."""
     dense = Architecture.dense(architecture.spec)
+    if not len(scores.mhsa) == len(scores.mlp) == len(dense.units):
+        raise SlimError(
+            f"the scores are of {len(scores.mhsa)} blocks, the architecture is of a model with "
+            f"{len(dense.units)}"
+        )
     for block, (heads, units) in enumerate(zip(dense.heads, dense.units, strict=True)):
         expected = (len(heads), len(heads[0])), (len(units),)
         given = tuple(scores.mhsa[block].shape), tuple(scores.mlp[block].shape)

@@ -172,7 +172,11 @@ class SwinSpec(ModelSpec, family="swin"):
         return spec
 
     def with_input(self, input_size: tuple[int, int, int]) -> "SwinSpec":
-        """See `ModelSpec.with_input`; windows grow with the grid, as timm has it."""
+        """See `ModelSpec.with_input`; windows grow with the grid, as timm has it.
+
+        A window that was cut down to a small grid grows as one that was given so; timm, which
+        knows the one that was given, may make it larger.
+        """
         spec = super().with_input(input_size)
         if spec.img_size == self.img_size:
             return spec
@@ -191,6 +195,8 @@ class SwinSpec(ModelSpec, family="swin"):
         sizes |= {"in_chans": self.in_chans, "embed_dim": self.embed_dim}
         for name, size in sizes.items():
             check_range(name, size, 1, LARGEST)
+        for name in ("img_size", "patch_size"):
+            check_range(name, max(getattr(self, name)), 1, LARGEST)
         check_range("num_classes", self.num_classes, 0, LARGEST)
         check_range("depths", len(self.depths), 1, 10)  # stages, each of which doubles the width
         per_stage = (self.depths, self.num_heads, self.head_dims, self.mlp_hidden)

@@ -191,7 +191,7 @@ class MaskedVisionTransformer(MaskedModel):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """As for any family; besides, pooling weighs tokens by their masks."""
-        if self.spec.global_pool == "token":
+        if self.vit.global_pool == "token":
             return super().forward_head(features)
         x = self.vit.fc_norm(self._pool(features))
         logits: Tensor = self.vit.head(self.vit.head_drop(x))
@@ -199,19 +199,19 @@ class MaskedVisionTransformer(MaskedModel):
 
     def _pool(self, x: Tensor) -> Tensor:
         """timm's pooling over the tokens that are left: (B, N, D) to (B, D)."""
-        spec, block = self.spec, self.blocks[-1]
+        spec, block, pooling = self.spec, self.blocks[-1], self.vit.global_pool
         log_mask = block.log_token_mask()
         if not spec.pool_include_prefix:
             x, log_mask = x[:, spec.num_prefix_tokens :], log_mask[spec.num_prefix_tokens :]
-        if spec.global_pool == "map":
+        if pooling == "map":
             pooled: Tensor = self.vit.attn_pool(x, attn_mask=log_mask.to(x.dtype)[None])
             return pooled
         mask = log_mask.exp()[:, None]
         mean = (x * mask).sum(dim=1) / mask.sum()
-        if spec.global_pool == "avg":
+        if pooling == "avg":
             return mean
         highest = x.masked_fill(mask == 0, -torch.inf).amax(dim=1)
-        return highest if spec.global_pool == "max" else 0.5 * (highest + mean)
+        return highest if pooling == "max" else 0.5 * (highest + mean)
 
 
 def _masked_norm(norm: Any, x: Tensor, kept: Tensor) -> Tensor:

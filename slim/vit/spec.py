@@ -181,6 +181,8 @@ class VitSpec(ModelSpec, family="vit"):
         }
         for name, size in sizes.items():
             check_range(name, size, 1, LARGEST)
+        for name in ("img_size", "patch_size"):
+            check_range(name, max(getattr(self, name)), 1, LARGEST)
         check_range("depth", self.depth, 1, DEEPEST)
         check_range("num_classes", self.num_classes, 0, LARGEST)
         check_range("reg_tokens", self.reg_tokens, 0, LARGEST)

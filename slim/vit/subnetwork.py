@@ -38,7 +38,7 @@ class SlimVisionTransformer(SlimNetwork, VisionTransformer):
             UnsupportedModelError: If maps are asked for of a block that dropped tokens.
         """
         asked, _ = feature_take_indices(len(self.blocks), indices)
-        kept = self.architecture.tokens
+        kept = self._built.tokens
         holes = [block for block in asked if len(kept[block]) < self.patch_embed.num_patches]
         if output_fmt == "NCHW" and holes:
             raise UnsupportedModelError(

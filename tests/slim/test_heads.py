@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import slim
+from slim.errors import SlimError
 from slim.heads import with_new_head
 from slim.subnetwork import architecture_of
 from tests.slim.architectures import uneven
@@ -93,3 +94,8 @@ def test_it_is_saved_and_comes_back(family, build, dtype, tmp_path):
     assert architecture_of(loaded) == architecture_of(vit)
     again = with_new_head(loaded, 3)
     assert architecture_of(again).spec.num_classes == 3
+
+
+def test_fewer_classes_than_none_are_refused():
+    with pytest.raises(SlimError, match="num_classes -1 is below 0"):
+        with_new_head(small("vit"), -1)

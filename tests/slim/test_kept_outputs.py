@@ -128,3 +128,15 @@ def test_kept_bytes_is_what_files_take_on_a_disk_of_blocks(tmp_path: Path, toget
     assert len(sizes) == 64 // together
     taken = sum(4096 * -(-size // 4096) for size in sizes)
     assert kept_bytes(64, classes, together) == taken
+
+
+def test_outputs_are_those_of_the_same_precision(tmp_path: Path) -> None:
+    images, _ = a_batch()
+    kept = KeptOutputs(Counting(), tmp_path)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = kept(images)
+        assert torch.equal(kept(images), rough)
+    exact = kept(images)
+    assert torch.equal(exact, kept.model.vit(images))
+    assert not torch.equal(exact, rough)
+    assert kept.model.shown == 2

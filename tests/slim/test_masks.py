@@ -20,7 +20,9 @@ from slim import (
     load,
     save,
 )
+from slim.errors import SlimError
 from slim.masked_model import SMALLEST_TOKEN_MASK
+from slim.spec import read_spec
 from tests.slim.architectures import uneven
 from tests.slim.families import (
     FAMILIES,
@@ -352,3 +354,28 @@ def test_a_hard_masked_model_has_finite_gradients_in_float16(head_dim):
         loss = model(images(model.spec)).float().square().mean()
     loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_another_pooling_is_the_masked_models_too(pool):
+    model = attach_masks(
+        timm.create_model("test_vit", global_pool="avg" if pool != "avg" else "token")
+    )
+    model.vit.reset_classifier(3, pool)
+    x = torch.randn(2, *model.spec.input_size)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x), model.vit(x))
+
+
+def test_an_unknown_kind_of_token_mask_is_refused():
+    with pytest.raises(SlimError, match="token_mask 'Tanh' is neither log nor tanh"):
+        attach_masks(dense("vit"), "Tanh")
+
+
+def test_an_architecture_of_another_depth_is_refused_before_anything_changes():
+    model = attach_masks(timm.create_model("test_vit"))
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    deeper = timm.create_model("vit_tiny_patch16_224", depth=12)
+    with pytest.raises(SlimError, match="the architecture has 12 blocks, the model 6"):
+        model.harden(Architecture.dense(read_spec(deeper)))
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())

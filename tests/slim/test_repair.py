@@ -293,3 +293,11 @@ def test_a_repair_without_images_is_refused():
     slim.repair(vit, dense, once)
     with pytest.raises(slim.SlimError, match="no images to repair with"):
         slim.repair(vit, dense, once)
+
+
+def test_a_slimmed_reference_is_refused():
+    dense = dense_model()
+    checkpoint = checkpoint_of(dense)
+    slimmed = slim.extract(checkpoint, checkpoint.select(slim.Budget(0.5, 0.5, 0.5)))
+    with pytest.raises(slim.SlimError, match="slimmed itself; give the dense model"):
+        slim.repair(slimmed, slimmed, batches())

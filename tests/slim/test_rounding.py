@@ -188,3 +188,10 @@ def test_a_checkpoint_has_the_scores_it_takes():
     source = checkpoint("vit")
     rounded = round_widths(source.select(Budget(1.0, 0.5, 0.5)), source.masks, 2, 4)
     assert all(width % 2 == 0 for width in widths(rounded)[0])
+
+
+def test_scores_of_a_shallower_model_are_refused():
+    scores = flat_scores()
+    few = Scores(scores.tokens, scores.mhsa[:-1], scores.mlp[:-1])
+    with pytest.raises(SlimError, match="the scores are of"):
+        round_widths(Architecture.dense(SPEC), few)

@@ -168,3 +168,13 @@ def test_its_flops_are_counted_where_a_branch_is_pruned_whole():
         totals.add(counter.get_total_flops())
     assert len(totals) == 1
     assert totals.pop() <= 2 * count(vit.architecture).macs  # attention on a CPU is not counted
+
+
+def test_its_features_need_no_head():
+    source = checkpoint("vit")
+    vit = extract(source, source.select(Budget(0.5, 0.5, 0.5)))
+    vit.reset_classifier(0, "")
+    x = images(source.spec)
+    with torch.no_grad():
+        *_, last = vit.forward_intermediates(x, output_fmt="NLC", intermediates_only=True)
+    assert last.shape[1] == len(vit._built.tokens[-1])

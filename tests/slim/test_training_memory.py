@@ -1,6 +1,7 @@
 """What saves memory changes nothing else: parts of a batch, and blocks computed again."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -177,3 +178,18 @@ def test_memory_that_does_not_hold_one_image_ends_the_training():
     with pytest.raises(torch.OutOfMemoryError):
         list(training.epochs())
     assert training.accumulation == 16
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"amp": "bf16"}, "amp 'bf16' is not one of none, bfloat16, float16"),
+        ({"accumulation": 0}, "accumulation 0 of batch_size 64: both must be at least 1"),
+        ({"batch_size": 0}, "accumulation 1 of batch_size 0: both must be at least 1"),
+    ],
+)
+def test_a_recipe_that_no_training_can_follow_is_refused(
+    values: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(RecipeError, match=expected):
+        Recipe(**values)
