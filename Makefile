@@ -6,8 +6,8 @@ ARGS ?=
 
 # Tests of the upper packages that start no whole run, and so may run side by side.
 ALIKE := tests/faults/test_bad_input_table.py tests/sweeps/test_bad_input.py \
-	tests/sweeps/test_inputs.py tests/sweeps/test_judged.py tests/sweeps/test_progress.py \
-	tests/sweeps/test_pooled.py tests/sweeps/test_regained.py tests/sweeps/test_study.py
+	tests/sweeps/test_inputs.py tests/sweeps/test_judged.py tests/sweeps/test_plan.py \
+	tests/sweeps/test_pooled.py tests/sweeps/test_progress.py tests/sweeps/test_regained.py tests/sweeps/test_study.py
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 

@@ -83,10 +83,13 @@ class Speeds:
 
 @dataclass(frozen=True)
 class Finished:
-    """What earlier sessions of a run brought to its end: whole stages, and ended trials."""
+    """What earlier sessions of a run brought to its end: whole stages, ended trials, networks that
+    were tested, or all of it."""
 
     stages: tuple[str, ...] = ()
     trials: int = 0
+    tested: int = 0
+    all_trials: int | None = None
 
     @classmethod
     def of(cls, folder: RunFolder) -> "Finished":
@@ -98,7 +101,8 @@ class Finished:
         if not folder.is_worked_on():
             folder.mirror.fetch(table)
         rows = table.read_text().splitlines()[1:] if table.is_file() else []
-        return cls(stages, len(rows))
+        tested = len(known.get("test_top1", {}))
+        return cls(stages, len(rows), tested, known.get("finished_trials"))
 
 
 @dataclass(frozen=True)
@@ -214,6 +218,8 @@ def make_plan(
     wave, rewave = min(trained, concurrency), min(again, seeds * concurrency)  # begin together
     swept = _trials_work(config, trained, wave if kept else trained, gmacs, share, task)
     repeated = _trials_work(config, again, rewave if kept else again, gmacs, share, task)
+    untested = max(0, config.trials + 1 - finished.tested)
+    dense_left = 0 if finished.tested else 1
     work = [
         ("dense", 1, dense_epochs(config), gmacs * dense_epochs(config) * (TRAIN * train + val)),
         ("search", 1, config.search.epochs, _search_work(config, gmacs, train, val)),
@@ -221,7 +227,7 @@ def make_plan(
         ("judge", judged, 0, judged * untrained[looked_at]),
         ("sweep", trained, epochs, swept + trained * untrained[val]),
         ("repeats", again, epochs, repeated + again * untrained[val]),
-        ("test", config.trials, 0, gmacs * (1 + config.trials * share) * test),
+        ("test", untested, 0, gmacs * (dense_left + (untested - dense_left) * share) * test),
     ]
     for other in transfers:
         sizes = TRAIN * other.size("train") + other.size("val")
@@ -231,6 +237,8 @@ def make_plan(
         units = gmacs * repeats * (1 + front * share) * done
         work.append((f"transfer {other.name}", jobs, config.transfer.epochs, units))
     left = [one for one in work if one[-1] and one[0] not in (*taken, *finished.stages)]
+    if finished.all_trials == config.trials:
+        left = []
     total = sum(units for *_, units in left)
     stages = []
     for name, jobs, epochs, units in left:

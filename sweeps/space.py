@@ -120,9 +120,9 @@ class BudgetSpace:
 
     def _moved(self, budget: Budget, by: float) -> Budget:
         """A budget moved a share (0 to 1) of the way to dense, or (-1 to 0) to the smallest."""
-        if by == 0:
-            return budget
         end = DENSE if by > 0 else self.smallest
+        if by in (0, 1, -1):  # exactly, where a sum may round beyond
+            return end if by else budget
         shares = [
             start + abs(by) * (stop - start)
             for start, stop in zip(_shares(budget), _shares(end), strict=True)
