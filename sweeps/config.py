@@ -39,9 +39,8 @@ class JudgeConfig:
         batch: Budgets proposed at once; the same for any number of workers, so that these do not
             change what is judged.
         start: Share of the trials that start from the judged front, read without the noise of a
-            part of val, as training is expected to leave it: of what a network lost to the dense
-            model it regains most, but little of what was lost with tokens. Those come first that
-            add most to the hypervolume; the sampler goes on from there.
+            part of val, those first that would add most to the hypervolume if training made good
+            half of what each lost to the dense model; the sampler goes on from there.
         trust: Kendall's tau between judged and trained accuracy below which trials are added.
         extra_trials: How many, when the two disagree; default: a third of the trials.
     """
@@ -91,9 +90,9 @@ class SweepConfig:
         download: Let torchvision and Hugging Face fetch what is missing of the data and tasks.
         model: `vit` for a fresh timm VisionTransformer shaped by --vit.*, the name of any timm ViT
             or Swin, or the folder of a saved network from which nothing is cut, such as a run's
-            `dense/`. Pretrained weights of a named model are trained by AdamW at rates of 1e-4
-            (search: 5e-5), unless --STAGE.opt or --STAGE.lr is given; a saved network is trained
-            as a fresh one.
+            `dense/` (./NAME for a folder called as a model is). Pretrained weights of a named
+            model are trained by AdamW at rates of 1e-4 (search: 5e-5), unless --STAGE.opt or
+            --STAGE.lr is given; a saved network is trained as a fresh one.
         pretrained: Load timm's pretrained weights of a named model from its hub.
         weights: Local file (safetensors or state dict) with a named model's weights.
         searched: Name of a run in the same storage whose data, dense model and search are taken
@@ -172,7 +171,7 @@ class SweepConfig:
     max_gmacs: PositiveFloat | None = None
     max_params_m: PositiveFloat | None = None
     max_latency_ms: PositiveFloat | None = None
-    target_gmacs: str | float | None = None
+    target_gmacs: str | float | None = None  # a number of a YAML is kept as text
     concurrency: PositiveInt | None = None
     workers_per_trial: PositiveInt = 1
     workers_per_stage: PositiveInt | None = None
