@@ -1,8 +1,10 @@
 """Carrying a network to images of another size or number of channels, and to other classes."""
 
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
+from numpy import iterable
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
@@ -62,12 +64,10 @@ def resized(architecture: Architecture, input_size: tuple[int, int, int]) -> Arc
         UnsupportedModelError: If the patch size does not divide the new image size.
     """
     spec: Any = architecture.spec
-    try:
-        channels, *size = input_size
-    except TypeError:
-        channels, size = 0, []
-    if len(size) != 2:
+    sides = [isinstance(side, Integral) for side in input_size] if iterable(input_size) else []
+    if sides != [True] * 3:
         raise UnsupportedModelError(f"input size {input_size!r} is not (C, H, W)")
+    channels, *size = input_size
     if (channels, *size) == spec.input_size:
         return architecture
     divided = not any(s % p for s, p in zip(size, spec.patch_size, strict=True))

@@ -57,7 +57,7 @@ class MaskCheckpoint:
     ) -> "MaskCheckpoint":
         """Take a masked model as it stands; tensors are copied to the CPU.
 
-        Scores are taken in the precision of the weights.
+        Scores are rounded to the precision of the weights, where close ones may tie.
         """
         weights = {k: t.detach().cpu().clone() for k, t in masked.dense_state().items()}
         dtype = next(iter(weights.values())).dtype

@@ -48,8 +48,10 @@ def write_tensors(
         The folder.
 
     Raises:
-        SlimError: If a file has the folder's name, or a value of the header is no JSON.
-        StorageError: If the disk is full; an older pair stays.
+        SlimError: If a file has the folder's name, or a value of the header cannot be written as
+            JSON.
+        StorageError: If the disk is full; an older pair stays. A kill leaves it too, but in the
+            working folder, which cannot be replaced as a whole.
     """
     target, folder = Path(folder), Path(folder).resolve()  # a link to a folder stays one
     if folder.exists() and not folder.is_dir():
@@ -189,9 +191,8 @@ def _replace_folder(draft: Path, folder: Path) -> None:
         draft.rename(folder)
         return
     shutil.copymode(folder, draft)
-    if Path.cwd().is_relative_to(folder):  # which must stay the folder that it is
-        for path in sorted(draft.iterdir(), key=lambda path: path.suffix == ".json"):
-            path.replace(folder / path.name)  # last the header, which tells what goes with it
+    if _is_worked_in(folder):  # which must stay the folder that it is
+        _replace_files(draft, folder)
         return
     old = folder.with_name(f"{draft.name}{_OLD}")
     folder.rename(old)
@@ -204,6 +205,32 @@ def _replace_folder(draft: Path, folder: Path) -> None:
         if not (folder / other.name).exists():
             other.rename(folder / other.name)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_worked_in(folder: Path) -> bool:
+    """Whether the process's working folder is this one or lies in it."""
+    try:
+        return Path.cwd().is_relative_to(folder)
+    except FileNotFoundError:  # it was removed
+        return False
+
+
+def _replace_files(draft: Path, folder: Path) -> None:
+    """Move the files of one folder into another; those that were there stay if that fails."""
+    old = folder / draft.name
+    old.mkdir()
+    try:
+        for path in draft.iterdir():
+            if (there := folder / path.name).exists():
+                there.rename(old / path.name)
+        for path in list(draft.iterdir()):
+            path.rename(folder / path.name)
+    except OSError:
+        for path in old.iterdir():
+            path.replace(folder / path.name)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def restore_folders(parent: Path) -> None:

@@ -18,7 +18,7 @@ def with_new_head(vit: Any, num_classes: int) -> nn.Module:
         The same network.
 
     Raises:
-        SlimError: If there are fewer classes than none.
+        SlimError: If `num_classes` is negative.
     """
     if num_classes < 0:
         raise SlimError(f"num_classes {num_classes} is below 0")

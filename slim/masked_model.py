@@ -1,6 +1,7 @@
 """A dense model whose blocks carry masks, whatever its family."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import torch
@@ -154,9 +155,10 @@ class MaskedModel(nn.Module, ABC):
         Raises:
             SlimError: If it is an architecture of another model.
         """
-        theirs, ours = len(architecture.units), len(self.blocks)
-        if theirs != ours:
-            raise SlimError(f"the architecture has {theirs} blocks, the model {ours}")
+        own: Any = self.spec
+        same_head = {"num_classes": own.num_classes, "global_pool": own.global_pool}
+        if replace(architecture.spec, **same_head) != own:  # type: ignore[type-var]
+            raise SlimError("the architecture is of another model than the masks are on")
         for i, block in enumerate(self.blocks):
             mark_kept(block.mlp.fc2.kept, architecture.units[i])
             for head, dims in enumerate(architecture.heads[i]):

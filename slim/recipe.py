@@ -35,7 +35,8 @@ class Recipe:
         augmentation: Random distortions of training images.
 
     Raises:
-        RecipeError: If a step has more parts than images, or none, or `amp` is another word.
+        RecipeError: If the batch size or `accumulation` is below 1, a step has more parts than
+            images, or `amp` is unknown.
     """
 
     epochs: int = 1

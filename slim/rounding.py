@@ -99,10 +99,11 @@ def _round(widths: Sequence[_Width]) -> list[Indices]:
 def _check_scores(architecture: Architecture, scores: Scores) -> None:
     """Shapes are those of the model, block by block."""
     dense = Architecture.dense(architecture.spec)
-    if not len(scores.mhsa) == len(scores.mlp) == len(dense.units):
+    blocks = len(scores.mhsa), len(scores.mlp)
+    if blocks != (len(dense.heads), len(dense.units)):
         raise SlimError(
-            f"the scores are of {len(scores.mhsa)} blocks, the architecture is of a model with "
-            f"{len(dense.units)}"
+            f"the scores are of {blocks[0]} blocks (MHSA) and {blocks[1]} (MLP), the architecture "
+            f"is of a model with {len(dense.units)}"
         )
     for block, (heads, units) in enumerate(zip(dense.heads, dense.units, strict=True)):
         expected = (len(heads), len(heads[0])), (len(units),)

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils import checkpoint as recomputation
 
 from slim.architecture import Architecture
 from slim.budget import Budget
@@ -26,16 +25,18 @@ class SharedModel(nn.Module):
     The weights of a subnetwork are sliced inside the step, so a step costs what its subnetworks
     cost, and gradients flow back to the shared weights; nothing full-size is masked. Stochastic
     depth is the full-size network's alone. Where blocks are computed again for their gradients
-    (`grad_checkpointing`), a subnetwork is so as a whole.
+    (`grad_checkpointing`), a subnetwork is computed again as a whole.
 
     Args:
-        checkpoint: The searched model; its ranking stays, so the subnetworks are nested.
+        checkpoint: The searched model; its ranking stays, in the precision of the weights, so the
+            subnetworks are nested.
     """
 
     def __init__(self, checkpoint: MaskCheckpoint) -> None:
         super().__init__()
         self.spec = checkpoint.spec
-        self.ranking = checkpoint.ranking
+        weights = next(iter(checkpoint.weights.values()))
+        self.ranking = checkpoint.ranking.map(lambda score: score.to(weights.dtype))
         self.preprocessing = checkpoint.preprocessing
         self.vit: Any = extract(checkpoint, Architecture.dense(checkpoint.spec))
 
@@ -50,9 +51,7 @@ class SharedModel(nn.Module):
         if architectures is None:
             logits: Tensor = self.vit(images)
             return logits
-        asked = any(getattr(each, "grad_checkpointing", False) for each in self.vit.modules())
-        again = partial(checkpoint, self._run, use_reentrant=False)
-        run = again if asked and torch.is_grad_enabled() else self._run
+        run = self._run_again if self._recomputes() else self._run
         return torch.stack([run(architecture, images) for architecture in architectures])
 
     def select(self, budget: Budget) -> Architecture:
@@ -64,10 +63,9 @@ class SharedModel(nn.Module):
     ) -> MaskCheckpoint:
         """The weights as they stand, under the ranking of the search; copied to the CPU."""
         weights = {name: t.detach().cpu().clone() for name, t in self.vit.state_dict().items()}
-        dtype = next(iter(weights.values())).dtype
         return replace(
             self._with_weights(weights),
-            scores=self.ranking.map(lambda score: score.to(dtype)),
+            scores=self.ranking,
             data=data or {},
             metrics=metrics or {},
             preprocessing=self.preprocessing,
@@ -76,6 +74,20 @@ class SharedModel(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizers give no weight decay, as its models tell."""
         return {f"vit.{name}" for name in self.vit.no_weight_decay()}
+
+    def _recomputes(self) -> bool:
+        """Whether blocks keep their inputs only, as timm's `set_grad_checkpointing` asks."""
+        asked = any(getattr(each, "grad_checkpointing", False) for each in self.vit.modules())
+        return asked and torch.is_grad_enabled()
+
+    def _run_again(self, architecture: Architecture, images: Tensor) -> Tensor:
+        """`_run`, computed again for the gradients; the full-size network does so itself."""
+        if architecture.is_dense:
+            return self._run(architecture, images)
+        logits: Tensor = recomputation.checkpoint(
+            self._run, architecture, images, use_reentrant=False
+        )
+        return logits
 
     def _run(self, architecture: Architecture, images: Tensor) -> Tensor:
         """The logits of one subnetwork: (B, classes)."""

@@ -196,6 +196,16 @@ def check_range(name: str, size: int, low: int, high: int) -> None:
         raise FileFormatError(f"model spec field {name}={size} is outside {low} to {high}")
 
 
+def check_sides(name: str, sides: tuple[int, int], high: int) -> None:
+    """Refuse a field of two sides of which one is out of range.
+
+    Raises:
+        FileFormatError: Names the field.
+    """
+    for side in sides:
+        check_range(name, side, 1, high)
+
+
 def _checked(name: str, kind: Any, value: Any) -> Any:
     """One field's value if its type is right."""
     fits, read = _read(kind, value)

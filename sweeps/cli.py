@@ -39,7 +39,7 @@ _READ_BY_REPORTS = {
 }
 _SECRET_WORDS = (
     *("password", "passwd", "pwd", "secret", "access_key", "api_key", "apikey", "token"),
-    *("signature", "credential", "odbc_connect"),
+    *("signature", "credential"),
 )
 _SECRETS = {"sig", "key"}
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -277,13 +277,16 @@ def _holds_secret(uri: str) -> bool:
     A user's name alone is one where it stands for a token: wherever no database is asked.
     """
     scheme, _, rest = uri.partition("://")
-    options = {name.lower() for name, _ in parse_qsl(rest.partition("?")[2], True)}
     if scheme == "sqlite":
         return False
+    place, _, query = rest.partition("?")
+    given = {name.lower(): value for name, value in parse_qsl(query, True)}
+    nested = {part.partition("=")[0].lower() for part in given.get("odbc_connect", "").split(";")}
+    options = given.keys() | nested
     if options & _SECRETS or any(word in name for name in options for word in _SECRET_WORDS):
         return True
-    user = rest.partition("?")[0].rpartition("@")[0]
-    return ":" in user or bool(user and re.match("https?|s3|gs", scheme))
+    token = re.fullmatch("https?|s3|gs", scheme) and "@" in place.partition("/")[0]
+    return bool(token) or ":" in place.rpartition("@")[0]
 
 
 def absolute_paths(config: SweepConfig) -> SweepConfig:
@@ -295,14 +298,20 @@ def absolute_paths(config: SweepConfig) -> SweepConfig:
     """
     bucket = re.match(r"(s3|gs)://[^/@?]+", config.storage)
     secret = is_uri(config.storage) and _holds_secret(config.storage)
-    if is_uri(config.storage) and (not bucket or secret):
+    if secret:
         raise InputError(
-            f"storage {'with a key' if secret else repr(config.storage)} is neither a folder nor "
-            "s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; credentials are taken from the environment"
+            "the storage URI holds a key; give it without, credentials are taken from the "
+            "environment"
+        )
+    if is_uri(config.storage) and not bucket:
+        raise InputError(
+            f"storage {config.storage!r} is neither a folder nor s3://BUCKET/PREFIX or "
+            "gs://BUCKET/PREFIX; credentials are taken from the environment"
         )
     if _holds_secret(config.tracking_uri):
         raise InputError(
-            "the tracking URI holds a password, which would be written to files; give it without, "
+            "the tracking URI holds a password or a key, which would be written to files; give it "
+            "without, "
             "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
             "MLFLOW_TRACKING_TOKEN"
         )
@@ -345,6 +354,8 @@ def _instantiate(parser: ArgumentParser, values: Namespace) -> SweepConfig:
         if name in _GROUPS and not isinstance(value, Namespace):
             raise ValueError(f"{name} is {value!r}, expected options below it")
     objects = parser.instantiate(values)
+    target = objects["target_gmacs"]
+    objects["target_gmacs"] = repr(target) if isinstance(target, float) else target
     given = SweepConfig(**{field.name: objects[field.name] for field in fields(SweepConfig)})
     config: SweepConfig = from_dict(SweepConfig, json.loads(json.dumps(given.to_dict())))
     return config

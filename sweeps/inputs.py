@@ -127,8 +127,7 @@ def planned_preprocessing(
 
 
 def _own_dense(config: SweepConfig, begins: bool) -> Path | None:
-    """Where a run that is gone on with has the dense model that it made, if it has: what it was
-    made from may be gone since."""
+    """The dense model that a resumed run has made, or None; what it was made from may be gone."""
     folder = None if begins else RunFolder(config.storage, str(config.name))
     return folder.dense if folder and folder.recall("dense_done") else None
 
@@ -163,7 +162,7 @@ def _check_sense(config: SweepConfig) -> None:
     if config.finetune.reduction and not rungs(config.finetune.epochs, config.finetune.reduction):
         raise InputError(
             f"--finetune.reduction {config.finetune.reduction} stops no trial of "
-            f"{config.finetune.epochs} epochs; give at most that, or 0"
+            f"{config.finetune.epochs} epochs; give at most {config.finetune.epochs}, or 0"
         )
     for name, weight in asdict(config.search.penalty).items():
         if not 0 <= weight < float("inf"):

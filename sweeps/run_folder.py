@@ -70,7 +70,7 @@ class RunFolder:
 
     @property
     def address(self) -> str:
-        """What an option must be given to name the run: where it is too, if not at the default."""
+        """The name as `--resume` takes it, with `--storage` where that is not the default."""
         usual = str(Path(SweepConfig().storage).resolve())
         storage = self.mirror.storage
         return self.name if storage == usual else f"{self.name} --storage {shlex.quote(storage)}"

@@ -9,7 +9,7 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, 
 from torch import nn
 
 from slim.errors import FileFormatError
-from slim.spec import BlockSpec, ModelSpec, check_range, refuse
+from slim.spec import BlockSpec, ModelSpec, check_range, check_sides, refuse
 from slim.swin.windows import Windows
 
 LARGEST, DEEPEST = 1 << 20, 1 << 10
@@ -174,8 +174,8 @@ class SwinSpec(ModelSpec, family="swin"):
     def with_input(self, input_size: tuple[int, int, int]) -> "SwinSpec":
         """See `ModelSpec.with_input`; windows grow with the grid, as timm has it.
 
-        A window that was cut down to a small grid grows as one that was given so; timm, which
-        knows the one that was given, may make it larger.
+        A window that timm cut down to a small grid is taken as given; timm itself may make it
+        larger.
         """
         spec = super().with_input(input_size)
         if spec.img_size == self.img_size:
@@ -191,12 +191,11 @@ class SwinSpec(ModelSpec, family="swin"):
 
     def check(self) -> None:
         """Refuse sizes that no model has."""
-        sizes = {"img_size": min(self.img_size), "patch_size": min(self.patch_size)}
-        sizes |= {"in_chans": self.in_chans, "embed_dim": self.embed_dim}
+        for name in ("img_size", "patch_size"):
+            check_sides(name, getattr(self, name), LARGEST)
+        sizes = {"in_chans": self.in_chans, "embed_dim": self.embed_dim}
         for name, size in sizes.items():
             check_range(name, size, 1, LARGEST)
-        for name in ("img_size", "patch_size"):
-            check_range(name, max(getattr(self, name)), 1, LARGEST)
         check_range("num_classes", self.num_classes, 0, LARGEST)
         check_range("depths", len(self.depths), 1, 10)  # stages, each of which doubles the width
         per_stage = (self.depths, self.num_heads, self.head_dims, self.mlp_hidden)

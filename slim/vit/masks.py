@@ -191,7 +191,7 @@ class MaskedVisionTransformer(MaskedModel):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """As for any family; besides, pooling weighs tokens by their masks."""
-        if self.vit.global_pool == "token":
+        if self.vit.global_pool in ("", "token"):
             return super().forward_head(features)
         x = self.vit.fc_norm(self._pool(features))
         logits: Tensor = self.vit.head(self.vit.head_drop(x))

@@ -21,7 +21,7 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import nn
 
 from slim.errors import FileFormatError
-from slim.spec import BlockSpec, ModelSpec, check_range, refuse
+from slim.spec import BlockSpec, ModelSpec, check_range, check_sides, refuse
 
 NORMS: dict[str, type[nn.Module]] = {"layernorm": nn.LayerNorm, "rmsnorm": RmsNorm}
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -172,8 +172,6 @@ class VitSpec(ModelSpec, family="vit"):
     def check(self) -> None:
         """Refuse sizes that no model has."""
         sizes = {
-            "img_size": min(self.img_size),
-            "patch_size": min(self.patch_size),
             "in_chans": self.in_chans,
             "embed_dim": self.embed_dim,
             "num_heads": self.num_heads,
@@ -182,7 +180,7 @@ class VitSpec(ModelSpec, family="vit"):
         for name, size in sizes.items():
             check_range(name, size, 1, LARGEST)
         for name in ("img_size", "patch_size"):
-            check_range(name, max(getattr(self, name)), 1, LARGEST)
+            check_sides(name, getattr(self, name), LARGEST)
         check_range("depth", self.depth, 1, DEEPEST)
         check_range("num_classes", self.num_classes, 0, LARGEST)
         check_range("reg_tokens", self.reg_tokens, 0, LARGEST)

@@ -198,7 +198,7 @@ def test_channels_alone_may_change_where_patches_do_not_divide_the_image():
         slim.adapt(vit, (1, 31, 31))
 
 
-@pytest.mark.parametrize("size", [64, (64, 64), (3, 64), (1, 3, 64, 64)])
-def test_a_size_that_is_none_is_refused(size):
+@pytest.mark.parametrize("size", [64, (64, 64), (1, 3, 64, 64), (3, "a", 64), (3, 64.0, 64)])
+def test_a_size_that_is_not_of_three_numbers_is_refused(size):
     with pytest.raises(slim.UnsupportedModelError, match=r"is not \(C, H, W\)"):
         slim.adapt(dense("vit"), size)

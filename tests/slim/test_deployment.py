@@ -68,12 +68,16 @@ class WrongRuntime:
         return [logits + (self.error if len(logits) > 1 else 0.0)]
 
 
+def replace_onnx(monkeypatch: pytest.MonkeyPatch, runtime: WrongRuntime) -> None:
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: runtime)
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: runtime)
+
+
 @pytest.mark.parametrize("error", [0.1, float("nan")])
 def test_an_onnx_file_that_computes_something_else_is_not_left(error, tmp_path, monkeypatch):
     vit = smallest("vit").train()
     wrong = WrongRuntime(vit, error)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: wrong)
-    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: wrong)
+    replace_onnx(monkeypatch, wrong)
     with pytest.raises(SlimError, match=f"differs from torch by {error} on a batch of 3"):
         export_onnx(vit, tmp_path / "small.onnx")
     assert not list(tmp_path.iterdir())
@@ -156,21 +160,30 @@ def as_list(out: Any) -> list[Tensor]:
     return list(out) if isinstance(out, tuple) else [out]
 
 
-@pytest.mark.parametrize("error", [0.1])
-def test_an_onnx_file_that_is_there_stays_where_another_cannot_be_made(
-    error, tmp_path, monkeypatch
-):
+def test_an_onnx_file_that_is_there_stays_where_another_cannot_be_made(tmp_path, monkeypatch):
     vit = smallest("vit")
     path = tmp_path / "small.onnx"
     path.write_text("mine")
-    wrong = WrongRuntime(vit, error)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: wrong)
-    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: wrong)
+    replace_onnx(monkeypatch, WrongRuntime(vit, 0.1))
     with pytest.raises(SlimError, match="differs from torch"):
         export_onnx(vit, path)
-    with pytest.raises(SlimError, match=r"does not compute in torch\.bfloat16"):
-        export_onnx(smallest("vit").bfloat16(), path)
     assert [one.name for one in tmp_path.iterdir()] == ["small.onnx"]
     assert path.read_text() == "mine"
+
+
+def test_weights_in_a_file_of_their_own_go_where_the_onnx_file_goes(tmp_path, monkeypatch):
+    vit = smallest("vit")
+    runtime = WrongRuntime(vit, 0.0)
+    monkeypatch.setattr(
+        runtime, "save", lambda path: [Path(path + end).write_text(end) for end in ("", ".data")]
+    )
+    replace_onnx(monkeypatch, runtime)
+    export_onnx(vit, tmp_path / "small.onnx")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["small.onnx", "small.onnx.data"]
+
+
+def test_what_cannot_be_exported_is_refused_before_it_is_tried(tmp_path):
+    with pytest.raises(SlimError, match=r"does not compute in torch\.bfloat16"):
+        export_onnx(smallest("vit").bfloat16(), tmp_path / "small.onnx")
     with pytest.raises(SlimError, match="its folder does not exist"):
-        export_onnx(vit, tmp_path / "gone" / "small.onnx")
+        export_onnx(smallest("vit"), tmp_path / "gone" / "small.onnx")

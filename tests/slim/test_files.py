@@ -1,5 +1,6 @@
 """Tensors and their header are written as one step, and read whole or not at all."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from slim import FileFormatError, SlimError
+from slim import FileFormatError, SlimError, StorageError
 from slim.files import (
     check_tensors,
     read_tensors,
@@ -250,3 +251,30 @@ def test_numbers_of_numpy_and_torch_are_kept_as_numbers(tmp_path):
     assert {name: read[name] for name in header} == {"a": 0.5, "b": 2, "c": [3]}
     with pytest.raises(SlimError, match="a value of ndarray cannot be kept"):
         write_tensors(tmp_path / "saved", "model", KIND, TENSORS, {"a": np.ones(2)})
+
+
+def test_a_folder_is_replaced_where_the_working_folder_is_gone(folder, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    write_tensors(folder, "model", KIND, {"c": torch.ones(1)}, {})
+    assert list(read_tensors(folder, "model", KIND)[0]) == ["c"]
+
+
+def test_an_older_pair_stays_in_the_working_folder_where_moving_the_new_one_fails(
+    folder, monkeypatch
+):
+    before = contents(folder)
+    monkeypatch.chdir(folder)
+    rename, left = Path.rename, [3]
+
+    def rename_until_full(self: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_until_full)
+    with pytest.raises(StorageError):
+        write_tensors(".", "model", KIND, {"c": torch.ones(1)}, {})
+    assert contents(folder) == before

@@ -356,7 +356,7 @@ def test_a_hard_masked_model_has_finite_gradients_in_float16(head_dim):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("pool", ["avg", "token"])
+@pytest.mark.parametrize("pool", ["", "avg", "token", "max", "avgmax"])
 def test_another_pooling_is_the_masked_models_too(pool):
     model = attach_masks(
         timm.create_model("test_vit", global_pool="avg" if pool != "avg" else "token")
@@ -372,10 +372,17 @@ def test_an_unknown_kind_of_token_mask_is_refused():
         attach_masks(dense("vit"), "Tanh")
 
 
-def test_an_architecture_of_another_depth_is_refused_before_anything_changes():
+def test_an_architecture_of_another_model_is_refused_before_anything_changes():
     model = attach_masks(timm.create_model("test_vit"))
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    deeper = timm.create_model("vit_tiny_patch16_224", depth=12)
-    with pytest.raises(SlimError, match="the architecture has 12 blocks, the model 6"):
-        model.harden(Architecture.dense(read_spec(deeper)))
+    others = [
+        timm.create_model("test_vit", depth=12),
+        timm.create_model("test_vit", num_heads=4),
+        timm.create_model("test_vit", img_size=32),
+    ]
+    for other in others:
+        with pytest.raises(SlimError, match="of another model than the masks are on"):
+            model.harden(Architecture.dense(read_spec(other)))
+    other_head = timm.create_model("test_vit", num_classes=3)
+    attach_masks(other_head).harden(Architecture.dense(model.spec))
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())

@@ -192,6 +192,8 @@ def test_a_checkpoint_has_the_scores_it_takes():
 
 def test_scores_of_a_shallower_model_are_refused():
     scores = flat_scores()
-    few = Scores(scores.tokens, scores.mhsa[:-1], scores.mlp[:-1])
-    with pytest.raises(SlimError, match="the scores are of"):
+    few = Scores(scores.tokens, scores.mhsa, scores.mlp[:-1])
+    blocks = SPEC.depth
+    match = rf"of {blocks} blocks \(MHSA\) and {blocks - 1} \(MLP\), .* with {blocks}"
+    with pytest.raises(SlimError, match=match):
         round_widths(Architecture.dense(SPEC), few)

@@ -323,10 +323,13 @@ def test_a_resumed_search_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
 def test_masks_that_are_frozen_stay_so():
     masked = tiny_masked()
     frozen = masked.live_masks().tokens
-    for mask in frozen:
-        mask.requires_grad_(False)
+    with torch.no_grad():
+        for mask in frozen:
+            mask.fill_(0.7).requires_grad_(False)
     training = search(masked, RECIPE, mask_lr=0.03)
-    trained = {id(p) for group in training.optimizer.param_groups for p in group["params"]}
-    assert not trained & {id(mask) for mask in frozen}
-    assert not any(mask.requires_grad for mask in frozen)
-    assert {id(mask) for mask in masked.live_masks().mlp} <= trained
+    for _ in training.epochs():
+        pass
+    live = masked.live_masks()
+    assert all(bool((mask == 0.7).all()) for mask in live.tokens)
+    assert not any(mask.requires_grad for mask in live.tokens)
+    assert all(bool((mask != 1).any()) for mask in live.mlp)

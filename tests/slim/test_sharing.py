@@ -127,11 +127,29 @@ def test_its_networks_are_told_the_preprocessing():
 
 def test_weights_in_half_precision_are_shared_saved_and_loaded(tmp_path):
     source = checkpoint("vit", dtype=torch.bfloat16)
-    source = replace(source, scores=source.masks.map(Tensor.float))
-    shared = SharedModel(source).checkpoint()
-    taken = MaskCheckpoint.load(shared.save(tmp_path / "shared"))
+    random = torch.Generator().manual_seed(0)
+    scores = source.masks.map(lambda mask: torch.rand(mask.shape, generator=random))
+    shared = SharedModel(replace(source, scores=scores))
+    taken = MaskCheckpoint.load(shared.checkpoint().save(tmp_path / "shared"))
     assert {tensor.dtype for tensor in taken.weights.values()} == {torch.bfloat16}
-    assert taken.select(Budget(0.5, 0.5, 0.5)) == source.select(Budget(0.5, 0.5, 0.5))
+    for share in (0.3, 0.5, 0.7):
+        budget = Budget(share, share, share)
+        assert taken.select(budget) == shared.select(budget)
+
+
+def dense_runs(shared: SharedModel) -> list[int]:
+    """How often a block of the full-size network runs in a step: kept, and recomputed."""
+    runs = []
+    block = shared.vit.get_submodule(shared.spec.block_names[0])
+    block.register_forward_pre_hook(lambda *_: runs.append(1))
+    counts = []
+    for recomputed in (False, True):
+        runs.clear()
+        shared.train().vit.set_grad_checkpointing(recomputed)
+        dense_alone = [Architecture.dense(shared.spec)]
+        shared(images(shared.spec), dense_alone).square().sum().backward()
+        counts.append(len(runs))
+    return counts
 
 
 def counted(held: list[int], tensor: Tensor) -> Tensor:
@@ -142,6 +160,7 @@ def counted(held: list[int], tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize("family", ["vit", "swin"])
 def test_subnetworks_are_computed_again_for_their_gradients(family):
     source = checkpoint(family)
+    assert dense_runs(SharedModel(source)) == [1, 2]  # its blocks, not all of it once more
     architectures = [uneven(source.spec), source.select(Budget(1.0, 0.5, 0.5))]
     gradients, saved = [], []
     for recomputed in (False, True):

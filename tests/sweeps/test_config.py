@@ -140,7 +140,9 @@ def test_text_that_looks_like_a_number_is_read_back_as_text(text: str, tmp_path:
 def test_a_single_target_may_be_a_number_in_yaml(tmp_path: Path) -> None:
     path = tmp_path / "some.yaml"
     path.write_text("target_gmacs: 0.5\n")
-    assert target_gmacs(parse(["--config", str(path)]).config) == [0.5]
+    config = parse(["--config", str(path)]).config
+    assert config.target_gmacs == parse(["--target-gmacs", "0.5"]).config.target_gmacs == "0.5"
+    assert target_gmacs(config) == [0.5]
 
 
 @pytest.mark.parametrize(
