@@ -54,7 +54,7 @@ def test_a_stage_takes_as_long_as_its_workers_do_of_which_this_machine_holds_som
         ("dense", 1, 4, 20.0 * 3),
         ("search", 1, 4, 20.0 * 3),
         ("sweep", 17, 3 * 2, 10.0 * 5),
-        ("test", 18, 3 * 2, 10.0 * 5),
+        ("test", 19, 3 * 2, 10.0 * 5),  # with the dense model
     ):
         stage = stages[name]
         assert (stage.jobs, stage.workers) == (jobs, workers)
