@@ -135,7 +135,7 @@ def test_a_limit_that_no_judged_network_meets_is_refused_before_any_training(
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith(
         f"takes {fastest:.4g} ms an image; what run tight searched is kept: --searched tight "
-        "begins another with it and a higher limit"
+        f"--storage {folder.parent} begins another with it and a higher limit"
     )
     assert not (folder / "trials.csv").exists()
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
