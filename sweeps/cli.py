@@ -297,12 +297,8 @@ def absolute_paths(config: SweepConfig) -> SweepConfig:
             password.
     """
     bucket = re.match(r"(s3|gs)://[^/@?]+", config.storage)
-    secret = is_uri(config.storage) and _holds_secret(config.storage)
-    if secret:
-        raise InputError(
-            "the storage URI holds a key; give it without, credentials are taken from the "
-            "environment"
-        )
+    if is_uri(config.storage) and _holds_secret(config.storage):
+        raise InputError("the storage URI holds a key; credentials are taken from the environment")
     if is_uri(config.storage) and not bucket:
         raise InputError(
             f"storage {config.storage!r} is neither a folder nor s3://BUCKET/PREFIX or "
@@ -311,8 +307,7 @@ def absolute_paths(config: SweepConfig) -> SweepConfig:
     if _holds_secret(config.tracking_uri):
         raise InputError(
             "the tracking URI holds a password or a key, which would be written to files; give it "
-            "without, "
-            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "without, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
             "MLFLOW_TRACKING_TOKEN"
         )
     for option, names in (("data", [config.data]), ("tasks", config.tasks.split(","))):
