@@ -5,14 +5,15 @@
 Goes through the trials of finished runs in their order. Of each whose budget was judged it
 foretells top-1 on val after training, and compares that with what training made of it: by nothing
 but how it was judged, measured against the dense budget; by the mean gain of the trials before it,
-added to how it was judged; by the share of the loss that they regained (`sweeps/regained.py`).
-Mean and median of the errors, in points. Beside them the mean share, and of the network that lost
-most how much that was and what share of it was regained. Trials whose budget was not judged are
-left out.
+added to how it was judged; by the mean share of their losses that they regained; by the shares of
+what was lost with tokens and with the rest (`sweeps/regained.py`). Mean and median of the errors,
+in points. Beside them what all trials tell is left: of a tokens' loss of 10 points, of one of 30,
+and of the rest. Trials whose budget was not judged are left out.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,12 +21,16 @@ from fashion import console
 from machine import machine
 from markdown_table import markdown_table
 
+import slim
 from slim import Budget
+from sweeps.config import SweepConfig
 from sweeps.pooled import smoothed
 from sweeps.proposals import Observation
 from sweeps.regained import Regained
-from sweeps.space import DIMENSIONS
+from sweeps.space import DIMENSIONS, BudgetSpace
 from sweeps.trials import COMPLETE
+
+WAYS = ("as judged", "mean gain", "one share", "two shares")
 
 
 def main() -> None:
@@ -49,25 +54,43 @@ def outcome(run: Path) -> dict[str, object]:
     dense = both.iloc[0] if len(both) else None
     if dense is None or dense["trial"] != 0 or dense["epochs"]:
         raise SystemExit(f"{run}: trial 0 is not the dense model as it stands, or was not judged")
-    pairs = list(both.iloc[1:][["judged", "val_top1"]].itertuples(index=False, name=None))
-    untold = Regained(dense["judged"], dense["val_top1"])
-    offset = dense["val_top1"] - dense["judged"]
-    errors: dict[str, list[float]] = {"nothing": [], "the mean gain": [], "the share": []}
-    for number, (before, after) in enumerate(pairs):
-        told = pairs[:number]
+    checkpoint = slim.MaskCheckpoint.load(run / "search")
+    space = BudgetSpace(SweepConfig(), checkpoint.spec, checkpoint.ranking)
+    untold = Regained.untold([observed(one) for one in judged.itertuples()], space, dense.val_top1)
+    pairs = [(observed(one), float(one.val_top1)) for one in both.iloc[1:].itertuples()]
+    errors: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number, (untrained, after) in enumerate(pairs):
+        told = [(float(one.val_top1 or 0.0), top1) for one, top1 in pairs[:number]]
+        before = float(untrained.val_top1 or 0.0)
         gain = float(np.mean([b - a for a, b in told])) if told else 0.0
-        foretold = untold.told_by(told).foretold(Observation(Budget(), before, 0.0))
-        guesses = (before + offset, before + gain, float(foretold.val_top1 or 0.0))
+        left = float(np.mean([left_of(untold, *pair) for pair in told])) if told else 0.5
+        foretold = untold.told_by(pairs[:number]).foretold(untrained)
+        guesses = (
+            dense.val_top1 - (untold.dense - before),
+            before + gain,
+            dense.val_top1 - left * (untold.dense - before),
+            float(foretold.val_top1 or 0.0),
+        )
         for name, guess in zip(errors, guesses, strict=True):
             errors[name].append(abs(guess - after))
+    little, more, rest = untold.told_by(pairs).left
+    way = untold.dense - untold.chance
     row: dict[str, object] = {"run": run.name, "networks": len(pairs)}
-    row["share regained"] = f"{untold.told_by(pairs).share:.2f}"
-    before, after = min(pairs)  # of the network that lost most
-    lost = dense["judged"] - before
-    row["most lost"] = f"{lost:.0f}: {1 - (dense['val_top1'] - after) / lost:.2f}"
+    parts = (little + more * 10 / way, little + more * 30 / way, rest)
+    row["left"] = ", ".join(f"{part:.2f}" for part in parts)
     for name, missed in errors.items():
         row[name] = f"{np.mean(missed):.2f}, {np.median(missed):.2f}"
     return row
+
+
+def observed(row: Any) -> Observation:
+    """A row of a table with how its network was judged."""
+    return Observation(Budget(row.tokens, row.mhsa, row.mlp), float(row.judged), row.gmacs)
+
+
+def left_of(regained: Regained, before: float, after: float) -> float:
+    """The share of its loss that a network was left with, 0 to 1."""
+    return min(max((regained.dense_top1 - after) / max(regained.dense - before, 1.0), 0.0), 1.0)
 
 
 if __name__ == "__main__":

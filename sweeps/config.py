@@ -39,8 +39,9 @@ class JudgeConfig:
         batch: Budgets proposed at once; the same for any number of workers, so that these do not
             change what is judged.
         start: Share of the trials that start from the judged front, read without the noise of a
-            part of val, those first that would add most to the hypervolume if training made good
-            half of what each lost to the dense model; the sampler goes on from there.
+            part of val, as training is expected to leave it: of what a network lost to the dense
+            model it regains most, but little of what was lost with tokens. Those come first that
+            add most to the hypervolume; the sampler goes on from there.
         trust: Kendall's tau between judged and trained accuracy below which trials are added.
         extra_trials: How many, when the two disagree; default: a third of the trials.
     """

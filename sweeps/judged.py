@@ -13,6 +13,7 @@ from sweeps.front import non_dominated
 from sweeps.journal import open_study, seed_for
 from sweeps.pooled import pooled
 from sweeps.proposals import Observation, excess_ms, propose
+from sweeps.regained import Regained
 from sweeps.space import DIMENSIONS, BudgetSpace
 from sweeps.trials import TableRow
 
@@ -48,7 +49,8 @@ class JudgedStudy:
     Budgets are proposed in batches, each by a sampler seeded by the number of budgets so far. It
     knows what came of all but the batch before, of which it knows the budgets: so a batch can be
     asked for while the one before is judged, and none depends on the number of workers, nor on
-    interruptions between batches.
+    interruptions between batches. Every second batch is picked by what training is expected to
+    make of judged networks: those that it makes most of are not the best untrained.
 
     Args:
         journal: The file that every batch is written through to.
@@ -133,11 +135,19 @@ class JudgedStudy:
     def _asked(self, known: list[Observation]) -> Iterator[Budget]:
         """The sampler's budgets as they come."""
         known = pooled(known)
+        if len(known) // self.options.batch % 2:
+            known = self._foretold(known)
         for attempt in range(_TRIES):
             seed = seed_for(self.seed, len(known) * _TRIES + attempt)
             yield from propose(
                 known, self.space.smallest, self.options.sampler, seed, self.options.batch
             )
+
+    def _foretold(self, known: list[Observation]) -> list[Observation]:
+        """What the judged ones are expected to be worth once they are trained."""
+        best = max((one.val_top1 for one in known if one.val_top1 is not None), default=100.0)
+        regained = Regained.untold(known, self.space, best)
+        return [one if one.val_top1 is None else regained.foretold(one) for one in known]
 
     def _excess(self, row: JudgedRow) -> float:
         return excess_ms(row.latency_ms, self.max_latency_ms)

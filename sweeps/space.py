@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
+import numpy as np
 import torch
 
 from slim import Architecture, Budget, Cost, ModelSpec, count
@@ -14,6 +15,7 @@ from sweeps.errors import InputError
 DENSE = Budget(1.0, 1.0, 1.0)
 DIMENSIONS = ("tokens", "mhsa", "mlp")
 _HALVINGS = 16
+_TOKENS_ALONE = 6  # budgets that cut nothing but tokens
 
 
 class BudgetSpace:
@@ -74,9 +76,17 @@ class BudgetSpace:
     @cached_property
     def first(self) -> list[Budget]:
         """What is judged before a sampler decides: the uniform budgets and the smallest, within
-        the limits, each network once."""
+        the limits, and those of `tokens_alone`, each network once."""
         fitted = (self.fit(b, n) for n, b in enumerate([*self.uniform, self.smallest]))
-        return self.each_once(fitted)
+        return self.each_once([*fitted, *self.tokens_alone])
+
+    @cached_property
+    def tokens_alone(self) -> list[Budget]:
+        """Budgets that cut nothing but tokens, evenly apart in ratio: they tell how much of what
+        others lose is the tokens'. Those outside the limits are left out, and with targets all."""
+        lows = np.geomspace(float(self.smallest.tokens), 1.0, _TOKENS_ALONE + 1)[:-1]
+        cut = [replace(DENSE, tokens=float(low)) for low in lows if low < 1]
+        return [one for one in cut if not self.targets and self._within(one, None)]
 
     def each_once(self, budgets: Iterable[Budget]) -> list[Budget]:
         """Without those that are the same network as one before."""

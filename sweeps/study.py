@@ -68,7 +68,8 @@ class BudgetStudy:
         self.patience, self.min_gain = config.patience, config.min_gain
         self.options, self.judged = config.judge, judged
         known = judged.pooled()
-        self._regained = Regained(_judged_dense(known, space, dense_top1), dense_top1)
+        self._chance = 100 / space.spec.num_classes
+        self._regained = Regained.untold(known, space, dense_top1)
         self.first = first_budgets(config, space, [self._regained.foretold(one) for one in known])
         self._judged = {space.identity(one.budget): one for one in known}
         self.study = open_study(journal, "budgets")
@@ -116,9 +117,8 @@ class BudgetStudy:
 
     def _covered(self, trials: list[FrozenTrial]) -> float:
         """Hypervolume of the COMPLETE ones, in percent of the box."""
-        chance, dense = 100 / self.space.spec.num_classes, self.space.cost(DENSE).macs / 1e9
         found = [(t.values[0], t.values[1]) for t in trials if t.state == TrialState.COMPLETE]
-        return covered(found, chance, dense)
+        return covered(found, self._chance, self.space.cost(DENSE).macs / 1e9)
 
     def rank_correlation(self) -> float | None:
         """Kendall's tau between judged and trained accuracy of the COMPLETE trials asked for.
@@ -129,7 +129,7 @@ class BudgetStudy:
         if not self.options.budgets:
             return None
         complete = [t for t in self._frozen(TrialState.COMPLETE) if t.number < self.trials]
-        pairs = self._before_and_after(complete)
+        pairs = [(before.val_top1, after) for before, after in self._before_and_after(complete)]
         if len(pairs) < FEWEST_PAIRS:
             return None
         tau = float(kendalltau(*zip(*pairs, strict=True)).statistic)
@@ -238,27 +238,29 @@ class BudgetStudy:
         tried = {self.readings.identity(trial) for trial in [*complete, *slow, *asked]}
         misled = len(trials) >= self.trials
         untrained = [one for key, one in self._judged.items() if not misled and key not in tried]
-        before = [(self.readings.observation(trial), self._before(trial)) for trial in slow]
-        untrained += [replace(one, val_top1=top1) for one, top1 in before]
+        untrained += [before for trial in slow if (before := self._before(trial))]
         return [
             *map(self._regained.told_by(self._before_and_after(complete)).foretold, untrained),
             *map(self.readings.observation, complete),
             *(Observation(self.readings.budget(trial), None, 0.0) for trial in asked),
         ]
 
-    def _before_and_after(self, complete: list[FrozenTrial]) -> list[tuple[float, float]]:
-        """Top-1 of the trained ones, in percent: `_before`, and on all of val."""
-        before = [(self._before(trial), trial.values[0]) for trial in complete]
-        return [(untrained, trained) for untrained, trained in before if untrained is not None]
+    def _before_and_after(self, complete: list[FrozenTrial]) -> list[tuple[Observation, float]]:
+        """The trained ones untrained, as of `_before`, and their top-1 on all of val."""
+        told = [(self._before(trial), float(trial.values[0])) for trial in complete]
+        return [(before, after) for before, after in told if before is not None]
 
-    def _before(self, trial: FrozenTrial) -> float | None:
-        """Top-1 of a trial's network before its training: as it was judged, or else on all of val.
+    def _before(self, trial: FrozenTrial) -> Observation | None:
+        """A trial's network before its training: as it was judged, or else on all of val.
 
         None of the dense model as it stands.
         """
-        untrained: float | None = trial.user_attrs.get("untrained_top1")
+        top1 = trial.user_attrs.get("untrained_top1")
+        if top1 is None:
+            return None
         judged = self._judged.get(self.readings.identity(trial))
-        return untrained if untrained is None or judged is None else judged.val_top1
+        known = self.readings.observation(trial)
+        return replace(known, val_top1=top1 if judged is None else judged.val_top1)
 
     def _note(self, row: TrialRow, **more: Any) -> None:
         """Keep what Optuna has no field for."""
@@ -303,13 +305,6 @@ def first_budgets(
     chance, most = 100 / space.spec.num_classes, space.cost(DENSE).macs / 1e9
     picked = [one.budget for one in most_gain_first(front, chance, most, start)]
     return space.each_once([DENSE, *picked])[:start]
-
-
-def _judged_dense(judged: Sequence[Observation], space: BudgetSpace, dense_top1: float) -> float:
-    """Top-1 of the dense budget as it was judged; of the dense model where limits kept it out."""
-    dense = space.identity(DENSE)
-    found = [one.val_top1 for one in judged if space.identity(one.budget) == dense]
-    return next((top1 for top1 in found if top1 is not None), dense_top1)
 
 
 def _params(budget: Budget) -> dict[str, float]:

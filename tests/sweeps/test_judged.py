@@ -149,7 +149,7 @@ def test_a_batch_depends_on_all_results_but_those_of_the_batch_before(tmp_path: 
     for name, study in found.items():
         batch = study.ask()
         rows = judged_rows(study, 16, batch)
-        study.tell([replace(row, val_top1=row.val_top1 * (name == "good")) for row in rows])
+        study.tell([replace(row, val_top1=99.0 * (name == "good")) for row in rows])
     fourth = {name: study.ask() for name, study in found.items()}
     assert fourth["good"] == fourth["bad"]
     fifth = {name: study.pick(study.known(fourth[name])) for name, study in found.items()}
@@ -168,9 +168,11 @@ def test_a_sampler_is_asked_once_for_a_batch_and_not_at_all_for_none(
     monkeypatch.setattr(sweeps.judged, "propose", counted)
     study = judge(tmp_path, CONFIG)
     assert len(study.rows()) == 40
-    assert calls == [8] * 5
+    first = len(study.space.first)
+    assert 8 < first < 16
+    assert calls == [8] * 4
     assert study.ask() == []
-    assert calls == [8] * 5
+    assert calls == [8] * 4
 
 
 def test_a_space_with_few_networks_is_exhausted_instead_of_judged_twice(tmp_path: Path) -> None:

@@ -84,6 +84,20 @@ def test_uniform_budgets_stay_in_the_space_and_come_once() -> None:
     ]
 
 
+def test_budgets_that_cut_nothing_but_tokens_are_judged_first_within_the_limits() -> None:
+    low = FREE.smallest.tokens
+    alone = FREE.tokens_alone
+    assert [(one.mhsa, one.mlp) for one in alone] == [(1, 1)] * 6
+    tokens = [one.tokens for one in alone]
+    assert tokens == pytest.approx([low ** (1 - n / 6) for n in range(6)])
+    assert FREE.first[-6:] == alone
+    some = space_of(SweepConfig(max_gmacs=FREE.cost(alone[2]).macs / 1e9))
+    assert some.tokens_alone == alone[:3] == some.first[-3:]
+    assert space_of(SweepConfig(target_gmacs=str(DENSE_GMACS / 2))).tokens_alone == []
+    whole = space_of(SweepConfig(space=SpaceConfig(tokens_min=1.0)))
+    assert whole.tokens_alone == []
+
+
 def test_budgets_of_one_identity_are_one_network() -> None:
     checkpoint = searched_checkpoint()
     near, far = Budget(0.5, 0.5, 0.5001), Budget(0.5, 0.5, 0.55)

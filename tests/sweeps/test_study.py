@@ -8,8 +8,9 @@ from optuna.trial import TrialState
 
 from slim import Budget
 from sweeps.config import SpaceConfig, SweepConfig, resolved
-from sweeps.front import most_gain_first, pareto_front
+from sweeps.front import most_gain_first, non_dominated, pareto_front
 from sweeps.judged import JudgedStudy
+from sweeps.regained import Regained
 from sweeps.study import BudgetStudy, Proposal
 from sweeps.trials import COMPLETE, FAILED, PRUNED, TrialRow
 from tests.sweeps.small_checkpoint import space_of
@@ -20,7 +21,7 @@ CONFIG = resolved(
 )
 JUDGING = resolved(SweepConfig(trials=8, seed=3))
 JUDGING = replace(JUDGING, judge=replace(JUDGING.judge, budgets=40))
-DENSE_TOP1 = 88.0
+DENSE_TOP1, CHANCE = 88.0, 10.0
 
 
 def begun(journal: Path, config: SweepConfig) -> BudgetStudy:
@@ -150,42 +151,44 @@ def test_the_front_keeps_equals_and_drops_the_dominated() -> None:
 
 
 def test_the_sweep_starts_from_the_judged_front_and_the_sampler_goes_on(tmp_path: Path) -> None:
-    front = judge(tmp_path, JUDGING).front()
+    judged = judge(tmp_path, JUDGING)
     study = begun(tmp_path / "journal", JUDGING)
     budgets = run(study)
     assert budgets[0] == Budget(1, 1, 1)
+    untold = Regained.untold(judged.pooled(), study.space, DENSE_TOP1)
+    front = non_dominated([untold.foretold(one) for one in judged.pooled()])
     on_front = [one.budget for one in front]
     dense = study.space.cost(Budget()).macs / 1e9
-    best = next(one.val_top1 for one in front if one.budget == Budget())
-    half = [replace(one, val_top1=DENSE_TOP1 - (best - one.val_top1) / 2) for one in front]
-    gains = [one.budget for one in most_gain_first(half, 100 / 10, dense, 5)]
+    gains = [one.budget for one in most_gain_first(front, CHANCE, dense, 5)]
     assert budgets[1:6] == gains != on_front[:5]
-    assert gains != [one.budget for one in most_gain_first(front, 100 / 10, dense, 5)]
+    assert gains != [one.budget for one in most_gain_first(judged.front(), CHANCE, dense, 5)]
     assert not any(budget in on_front for budget in budgets[6:])
     assert len({study.space.identity(budget) for budget in budgets}) == 8
 
 
 def test_the_sampler_knows_judged_networks_as_training_would_leave_them(tmp_path: Path) -> None:
-    judged = {one.budget: one.val_top1 for one in judge(tmp_path, JUDGING).rows()}
+    judge(tmp_path, JUDGING)
     study = begun(tmp_path / "journal", JUDGING)
-    known = {one.budget: one.val_top1 for one in study.judged.pooled()}
-    best = known[Budget()]
+    known = {one.budget: one for one in study.judged.pooled()}
+    untold = Regained.untold(list(known.values()), study.space, DENSE_TOP1).told_by([])
+    assert untold.tokens_alone
     before = {one.budget: one.val_top1 for one in study.known()}
-    assert before == {
-        budget: pytest.approx(DENSE_TOP1 - (best - top1) / 2) for budget, top1 in known.items()
-    }
+    assert before == {budget: untold.foretold(one).val_top1 for budget, one in known.items()}
     tried = [proposal for _ in range(3) if (proposal := study.ask())]
+    pairs = []
     for proposal in tried:
         dense = proposal.budget == Budget()
-        regained = DENSE_TOP1 if dense else DENSE_TOP1 - 0.2 * (best - known[proposal.budget])
-        ended = replace(row(proposal), val_top1=regained, epochs=0 if dense else 2)
+        top1 = DENSE_TOP1 if dense else 70.0
+        ended = replace(row(proposal), val_top1=top1, epochs=0 if dense else 2)
         study.complete(ended, untrained_top1=None if dense else 1.0)
-    share = (0.5 + 0.8 + 0.8) / 3
+        if not dense:
+            pairs.append((known[proposal.budget], top1))
+    told = untold.told_by(pairs)
+    assert told.left != pytest.approx(untold.left)
     after = {one.budget: one.val_top1 for one in study.known()}
-    assert len(after) == len(judged)
+    assert len(after) == len(known)
     for budget in set(after) - {proposal.budget for proposal in tried}:
-        foretold = DENSE_TOP1 - (1 - share) * (best - known[budget])
-        assert after[budget] == pytest.approx(foretold)
+        assert after[budget] == told.foretold(known[budget]).val_top1
 
 
 def test_what_is_lost_is_lost_to_the_dense_model_where_limits_keep_it_out_of_judging(
@@ -195,12 +198,10 @@ def test_what_is_lost_is_lost_to_the_dense_model_where_limits_keep_it_out_of_jud
     config = replace(JUDGING, max_gmacs=limit)
     judged = judge(tmp_path, config)
     assert Budget() not in {one.budget for one in judged.rows()}
-    known = {one.budget: one.val_top1 for one in judged.pooled()}
+    untold = Regained.untold(judged.pooled(), judged.space, DENSE_TOP1).told_by([])
+    assert untold.dense == DENSE_TOP1
     study = begun(tmp_path / "journal", config)
-    before = {one.budget: one.val_top1 for one in study.known()}
-    assert before == {
-        budget: pytest.approx((DENSE_TOP1 + top1) / 2) for budget, top1 in known.items()
-    }
+    assert study.known() == [untold.foretold(one) for one in judged.pooled()]
 
 
 def test_trials_added_later_take_the_judged_networks_that_are_left(tmp_path: Path) -> None:
@@ -344,8 +345,9 @@ def test_a_sampler_knows_what_was_too_slow_to_be_trained(tmp_path: Path) -> None
     known = {one.budget: one for one in study.known()}
     assert set(known) == {dense.budget, slow.budget}
     assert known[dense.budget].excess == 2.0
-    half = (DENSE_TOP1 + 40) / 2
-    assert (known[slow.budget].val_top1, known[slow.budget].excess) == (half, 1.0)
+    untold = Regained(DENSE_TOP1, DENSE_TOP1, CHANCE).told_by([])
+    foretold = untold.foretold(replace(known[slow.budget], val_top1=40.0)).val_top1
+    assert (known[slow.budget].val_top1, known[slow.budget].excess) == (foretold, 1.0)
 
 
 def test_of_several_target_costs_each_has_a_uniform_budget_and_then_the_sampler_asks(
