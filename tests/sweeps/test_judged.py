@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -154,6 +155,15 @@ def test_a_batch_depends_on_all_results_but_those_of_the_batch_before(tmp_path: 
     assert fourth["good"] == fourth["bad"]
     fifth = {name: study.pick(study.known(fourth[name])) for name, study in found.items()}
     assert fifth["good"] != fifth["bad"]
+
+
+def test_every_second_batch_is_picked_by_what_training_would_leave(tmp_path: Path) -> None:
+    options = replace(CONFIG.judge, budgets=160)
+    rows = judge(tmp_path, replace(CONFIG, judge=options)).rows()
+    tokens = {0: list[float](), 1: list[float]()}
+    for row in rows[64:]:  # after what is drawn by chance
+        tokens[row.number // options.batch % 2].append(row.budget.tokens)
+    assert mean(tokens[1]) > mean(tokens[0]) + 0.1  # training regains little of a tokens' loss
 
 
 def test_a_sampler_is_asked_once_for_a_batch_and_not_at_all_for_none(
