@@ -65,10 +65,10 @@ def judgement_sentence(data: JudgementData) -> str:
         "were added as judging misled. Training "
         f"changed top-1 by {wording.points(float(gain.median()))} points in the median, from "
         f"{wording.points(float(gain.min()))} (trial {least}) to "
-        f"{wording.points(float(gain.max()))} (trial {most}). Most budgets were picked for "
-        "what they were judged at, so judged accuracy tends to be too good and the change too "
-        "small; where val has more than `judge.images`, judging was on so many of them, and the "
-        "change has their sampling error."
+        f"{wording.points(float(gain.max()))} (trial {most}). Budgets were picked for what "
+        "they were judged at, or what that foretells, so judged accuracy tends to be too good and "
+        "the change too small; where val has more than `judge.images`, judging was on so many of "
+        "them, and the change has their sampling error."
     )
 
 

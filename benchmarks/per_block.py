@@ -189,7 +189,7 @@ class Studies:
         return small_shared(self.task, folder, self.seed)
 
     def _batch(self, arm: str, rows: list[Judged]) -> list[Judged]:
-        """The next networks, each new to the arm; as the sweep's study of judged budgets asks."""
+        """The next networks, each new to the arm; asked for in batches, as the sweep does."""
         wanted = min(BATCH, self.options.judged - len(rows))
         seen = {one.kept for one in rows}
         batch: list[Judged] = []

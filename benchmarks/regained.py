@@ -63,7 +63,8 @@ def outcome(run: Path) -> dict[str, object]:
         told = [(float(one.val_top1 or 0.0), top1) for one, top1 in pairs[:number]]
         before = float(untrained.val_top1 or 0.0)
         gain = float(np.mean([b - a for a, b in told])) if told else 0.0
-        left = float(np.mean([left_of(untold, *pair) for pair in told])) if told else 0.5
+        shares = [left_of(untold, *pair) for pair in told if untold.dense - pair[0] >= 1]
+        left = (0.5 + sum(shares)) / (1 + len(shares))
         foretold = untold.told_by(pairs[:number]).foretold(untrained)
         guesses = (
             dense.val_top1 - (untold.dense - before),
@@ -90,7 +91,7 @@ def observed(row: Any) -> Observation:
 
 def left_of(regained: Regained, before: float, after: float) -> float:
     """The share of its loss that a network was left with, 0 to 1."""
-    return min(max((regained.dense_top1 - after) / max(regained.dense - before, 1.0), 0.0), 1.0)
+    return min(max((regained.dense_top1 - after) / (regained.dense - before), 0.0), 1.0)
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ class Plan:
             *self._told_judged(),
             f"{'at most ' if self.may_end_early else ''}{self.trials} "
             f"trial{'s' * (self.trials > 1)}, {self.concurrency} at a time"
-            + ("; 0 is the dense model, then those of the judged front" if self.judged else "")
+            + ("; 0 is the dense model, then of those that are judged" if self.judged else "")
             + (f"; {self.extra_trials} more if judging misled" if self.extra_trials else ""),
             f"the first {'budgets that are judged' if self.judged else 'trials'} (tokens, MHSA, "
             "MLP), before the sampler goes on:",

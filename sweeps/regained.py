@@ -1,6 +1,6 @@
 """What training makes of networks that are known untrained."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,8 +30,8 @@ class Regained:
             images of val.
         dense_top1: Of the dense model on all of val.
         chance: Of a model that guesses.
-        tokens_alone: Share of the tokens and top-1 of judged budgets that cut nothing but tokens,
-            ascending; without them all that a network without some tokens lost is the tokens'.
+        tokens_alone: Share of the tokens, ascending, and top-1 where nothing but tokens is cut;
+            without any all that a network without some tokens lost is the tokens'.
         left: Share of a small tokens' loss that is left; what adds to it in a loss down to chance;
             share of the rest.
     """
@@ -49,19 +49,23 @@ class Regained:
         """As it is taken for granted before a trial has ended.
 
         Args:
-            judged: Untrained.
+            judged: Untrained. Where limits kept out all budgets that cut nothing but tokens, what
+                these would score is taken to be the best of what no more tokens scored.
             space: Where they lie.
             dense_top1: Of the dense model on all of val; the dense budget is as good as that where
                 limits kept it out of judging.
         """
+        known = {space.identity(one.budget): one for one in judged if one.val_top1 is not None}
+        whole = known.pop(space.identity(DENSE), None)
         alone = {
-            one.budget.tokens: float(one.val_top1)
-            for one in judged
-            if one.val_top1 is not None and one.budget == replace(DENSE, tokens=one.budget.tokens)
+            one.budget.tokens: float(one.val_top1 or 0.0)
+            for identity, one in known.items()
+            if identity == space.identity(replace(DENSE, tokens=one.budget.tokens))
         }
-        dense = alone.pop(1.0, dense_top1)
+        dense = dense_top1 if whole is None else float(whole.val_top1 or 0.0)
         chance = 100 / space.spec.num_classes
-        return cls(dense, dense_top1, chance, tuple(sorted(alone.items())))
+        told = alone or _at_least(known.values())
+        return cls(dense, dense_top1, chance, tuple(sorted(told.items())))
 
     def told_by(self, pairs: Sequence[tuple[Observation, float]]) -> "Regained":
         """With the shares that networks tell, as far as they tell any: by least squares.
@@ -82,7 +86,8 @@ class Regained:
         return replace(self, left=(float(little), float(more), float(rest)))
 
     def foretold(self, untrained: Observation) -> Observation:
-        """What a network is worth if it is trained: at least what it is worth untrained."""
+        """What a network is worth if it is trained: at most the dense model, and at least what it
+        is worth untrained if that is less."""
         still = float(self._lost(untrained) @ self.left)
         loss = self.dense - float(untrained.val_top1 or 0.0)
         return replace(untrained, val_top1=self.dense_top1 - min(still, max(loss, 0.0)))
@@ -101,3 +106,13 @@ class Regained:
         shares, top1 = zip(*self.tokens_alone, (1.0, self.dense), strict=True)
         alone = float(np.interp(np.log(tokens), np.log(shares), top1))
         return max(self.dense - alone, 0.0)
+
+
+def _at_least(judged: Iterable[Observation]) -> dict[float, float]:
+    """By share of the tokens, the best top-1 of networks with no more: others would not hurt."""
+    best: dict[float, float] = {}
+    for one in sorted(judged, key=lambda one: one.budget.tokens):
+        top1 = float(one.val_top1 or 0.0)
+        if one.budget.tokens < 1 and top1 > max(best.values(), default=0.0):
+            best[one.budget.tokens] = top1
+    return best

@@ -83,7 +83,8 @@ class BudgetSpace:
     @cached_property
     def tokens_alone(self) -> list[Budget]:
         """Budgets that cut nothing but tokens, evenly apart in ratio: they tell how much of what
-        others lose is the tokens'. Those outside the limits are left out, and with targets all."""
+        others lose is the tokens'. Those outside the limits of MACs and parameters are left out,
+        and with targets all."""
         lows = np.geomspace(float(self.smallest.tokens), 1.0, _TOKENS_ALONE + 1)[:-1]
         cut = [replace(DENSE, tokens=float(low)) for low in lows if low < 1]
         return [one for one in cut if not self.targets and self._within(one, None)]

@@ -287,9 +287,9 @@ def first_budgets(
 ) -> list[Budget]:
     """What is trained before the sampler decides.
 
-    That is the dense model, then a part of the judged front, first what is expected to add most to
-    the hypervolume; where nothing is judged, the uniform budgets, or one of them for each target
-    cost.
+    That is the dense model, then a part of the front of judged networks as training is expected to
+    leave them, first what adds most to the hypervolume; where nothing is judged, the uniform
+    budgets, or one of them for each target cost.
 
     Args:
         config: How many, and which part.

@@ -18,7 +18,7 @@ SMALL = [
     *("--vit.depth", "3", "--vit.num_heads", "2"),
     *("--dense.epochs", "10", "--search.epochs", "1", "--search.score", "taylor"),
     *("--method", "share", "--share.epochs", "1", "--finetune.epochs", "1"),
-    *("--judge.budgets", "12", "--judge.batch", "4", "--judge.extra_trials", "0"),
+    *("--judge.budgets", "24", "--judge.batch", "4", "--judge.extra_trials", "0"),
     *("--judge.images", "200"),
     *("--transfer.epochs", "1", "--space.uniform", "[0.5]"),
 ]

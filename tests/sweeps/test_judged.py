@@ -80,7 +80,7 @@ def test_an_interrupted_study_judges_what_an_uninterrupted_one_judges(tmp_path: 
     assert [row.budget for row in other] != [row.budget for row in whole]
 
 
-@pytest.mark.parametrize("told", [1, 5, 13, 21, 39])
+@pytest.mark.parametrize("told", [1, 5, 13, 21, 29, 39])
 def test_a_batch_that_a_kill_left_half_told_is_judged_to_its_end(
     tmp_path: Path, told: int
 ) -> None:

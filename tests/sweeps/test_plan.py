@@ -28,7 +28,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(
     sizes = [f"{plan['images'][split]:,} images of {split}" for split in ("train", "val", "test")]
     assert told.startswith(f"data digits: 10 classes, {', '.join(sizes)}\n")
     assert "3 trials" in told
-    assert "12 budgets judged, on 200 images of val" in told
+    assert "24 budgets judged, on 200 images of val" in told
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from slim import Budget
 from sweeps.proposals import Observation
 from sweeps.regained import Regained
+from sweeps.space import DENSE
 from tests.sweeps.small_checkpoint import space_of
 from tests.sweeps.test_judged import CONFIG
 
@@ -111,6 +112,15 @@ def test_what_is_judged_tells_the_reference_and_what_tokens_alone_lose() -> None
     told = Regained.untold([*one, dense, running], space, dense_top1=88.0)
     assert told == Regained(91.0, 88.0, 100 / space.spec.num_classes, ((0.5, 70.0),))
     assert Regained.untold(one, space, dense_top1=88.0).dense == 88.0
+
+
+def test_where_limits_leave_none_that_cuts_tokens_alone_the_best_of_no_more_tokens_tells() -> None:
+    whole = space_of(CONFIG).cost(DENSE).params / 1e6
+    space = space_of(replace(CONFIG, max_params_m=0.9 * whole))
+    assert not space.tokens_alone
+    points = ((0.3, 40.0), (0.25, 50.0), (0.9, 45.0), (0.5, 80.0), (1.0, 85.0))
+    judged = [Observation(Budget(tokens, 0.5, 0.5), top1, 1.0) for tokens, top1 in points]
+    assert Regained.untold(judged, space, dense_top1=88.0).tokens_alone == ALONE
 
 
 def test_a_dense_model_that_guesses_breaks_nothing() -> None:

@@ -93,8 +93,8 @@ def test_judged_budgets_are_those_of_optuna_each_worth_what_its_network_scores(
     assert [trial.values for trial in study.trials] == judged[
         ["val_top1", "gmacs"]
     ].values.tolist()
-    assert len(judged) == 12
-    assert parent_run(sweep).data.metrics["judged"] == 12
+    assert len(judged) == 24
+    assert parent_run(sweep).data.metrics["judged"] == 24
     assert parent_run(sweep).data.metrics["judged_front"] == len(judged_front(sweep))
     networks = JudgedNetworks(sweep.folder)
     repaired = []
@@ -310,7 +310,7 @@ def test_the_configuration_is_enough_to_run_it_again(sweep: FinishedSweep) -> No
 
 
 def test_the_terminal_shows_stages_front_and_the_mlflow_line(sweep: FinishedSweep) -> None:
-    stages = ("dense: epoch 10/10", "search: epoch 1/1", "judge: 12/12", "sweep: trial")
+    stages = ("dense: epoch 10/10", "search: epoch 1/1", "judge: 24/24", "sweep: trial")
     for words in (*stages, "left"):
         assert words in sweep.output
     assert "Pareto front" in sweep.output
