@@ -15,7 +15,7 @@ from sweeps.errors import InputError
 DENSE = Budget(1.0, 1.0, 1.0)
 DIMENSIONS = ("tokens", "mhsa", "mlp")
 _HALVINGS = 16
-_TOKENS_ALONE = 6  # budgets that cut nothing but tokens
+_APART = 6  # budgets that cut tokens alone, and as many that cut all else
 
 
 class BudgetSpace:
@@ -76,18 +76,30 @@ class BudgetSpace:
     @cached_property
     def first(self) -> list[Budget]:
         """What is judged before a sampler decides: the uniform budgets and the smallest, within
-        the limits, and those of `tokens_alone`, each network once."""
+        the limits, and those that cut either tokens alone or all but tokens, each network once."""
         fitted = (self.fit(b, n) for n, b in enumerate([*self.uniform, self.smallest]))
-        return self.each_once([*fitted, *self.tokens_alone])
+        return self.each_once([*fitted, *self.tokens_alone, *self.all_but_tokens])
 
     @cached_property
     def tokens_alone(self) -> list[Budget]:
         """Budgets that cut nothing but tokens, evenly apart in ratio: they tell how much of what
         others lose is the tokens'. Those outside the limits of MACs and parameters are left out,
         and with targets all."""
-        lows = np.geomspace(float(self.smallest.tokens), 1.0, _TOKENS_ALONE + 1)[:-1]
-        cut = [replace(DENSE, tokens=float(low)) for low in lows if low < 1]
-        return [one for one in cut if not self.targets and self._within(one, None)]
+        return self._towards(replace(DENSE, tokens=self.smallest.tokens))
+
+    @cached_property
+    def all_but_tokens(self) -> list[Budget]:
+        """Budgets that keep all tokens, likewise: training makes most of such networks, and a
+        sampler that starts among those with few tokens and wide blocks may never find them."""
+        return self._towards(replace(self.smallest, tokens=1.0))
+
+    def _towards(self, end: Budget) -> list[Budget]:
+        """Budgets from this one towards the dense one, evenly apart in ratio."""
+        if end == DENSE or self.targets:
+            return []
+        ways = (np.geomspace(low, 1.0, _APART + 1)[:-1] for low in _shares(end))
+        cut = [Budget(*map(float, shares)) for shares in zip(*ways, strict=True)]
+        return [one for one in cut if self._within(one, None)]
 
     def each_once(self, budgets: Iterable[Budget]) -> list[Budget]:
         """Without those that are the same network as one before."""
