@@ -16,7 +16,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(
     monkeypatch.chdir(tmp_path)
     assert run_sweep.main([*SMALL, "--trials", "3", "--dry-run=json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert [b["trial"] for b in plan["budgets"]] == list(range(9))
+    assert [b["trial"] for b in plan["budgets"]] == list(range(15))
     smallest = {name: plan["budgets"][2][name] for name in ("tokens", "mhsa", "mlp")}
     assert smallest == {"tokens": 0.2, "mhsa": 0.1, "mlp": 0.05}
     assert sum(stage["fraction"] for stage in plan["stages"]) == pytest.approx(1)

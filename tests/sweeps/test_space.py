@@ -90,12 +90,28 @@ def test_budgets_that_cut_nothing_but_tokens_are_judged_first_within_the_limits(
     assert [(one.mhsa, one.mlp) for one in alone] == [(1, 1)] * 6
     tokens = [one.tokens for one in alone]
     assert tokens == pytest.approx([low ** (1 - n / 6) for n in range(6)])
-    assert FREE.first[-6:] == alone
+    assert FREE.first[-12:-6] == alone
     some = space_of(SweepConfig(max_gmacs=FREE.cost(alone[2]).macs / 1e9))
-    assert some.tokens_alone == alone[:3] == some.first[-3:]
+    assert some.tokens_alone == alone[:3]
+    assert set(alone) & set(some.first) == set(alone[:3])
     assert space_of(SweepConfig(target_gmacs=str(DENSE_GMACS / 2))).tokens_alone == []
     whole = space_of(SweepConfig(space=SpaceConfig(tokens_min=1.0)))
     assert whole.tokens_alone == []
+
+
+def test_so_are_budgets_that_cut_all_but_tokens() -> None:
+    smallest, others = FREE.smallest, FREE.all_but_tokens
+    assert FREE.first[-6:] == others
+    assert [one.tokens for one in others] == [1] * 6
+    for name in ("mhsa", "mlp"):
+        shares = [getattr(one, name) for one in others]
+        assert shares == pytest.approx([getattr(smallest, name) ** (1 - n / 6) for n in range(6)])
+    some = space_of(SweepConfig(max_gmacs=FREE.cost(others[2]).macs / 1e9))
+    assert some.all_but_tokens == others[:3] == some.first[-3:]
+    assert space_of(SweepConfig(target_gmacs=str(DENSE_GMACS / 2))).all_but_tokens == []
+    whole = space_of(SweepConfig(space=SpaceConfig(mhsa_min=1.0, mlp_min=1.0)))
+    assert whole.all_but_tokens == []
+    assert whole.first[-6:] == FREE.tokens_alone
 
 
 def test_budgets_of_one_identity_are_one_network() -> None:
