@@ -94,8 +94,9 @@ class BudgetSpace:
         return self._towards(replace(self.smallest, tokens=1.0))
 
     def _towards(self, end: Budget) -> list[Budget]:
-        """Budgets from this one towards the dense one, evenly apart in ratio."""
-        if end == DENSE or self.targets:
+        """Budgets from this one towards the dense one, evenly apart in ratio; none where all
+        keep their tokens."""
+        if end == DENSE or self.targets or self.smallest.tokens == 1:
             return []
         ways = (np.geomspace(low, 1.0, _APART + 1)[:-1] for low in _shares(end))
         cut = [Budget(*map(float, shares)) for shares in zip(*ways, strict=True)]

@@ -112,6 +112,8 @@ def test_so_are_budgets_that_cut_all_but_tokens() -> None:
     whole = space_of(SweepConfig(space=SpaceConfig(mhsa_min=1.0, mlp_min=1.0)))
     assert whole.all_but_tokens == []
     assert whole.first[-6:] == FREE.tokens_alone
+    narrow = space_of(SweepConfig(space=SpaceConfig(tokens_min=1.0)))
+    assert narrow.all_but_tokens == []
 
 
 def test_budgets_of_one_identity_are_one_network() -> None:
