@@ -114,7 +114,9 @@ def _stops_sentence(stopped: pd.DataFrame, data: ComputeData) -> str:
         return "No trial was stopped early."
     complete = data.trials["state"] == "COMPLETE"
     whole = data.trials.loc[complete, "epochs"].max()
-    asked = int((~complete | (data.trials["epochs"] > 0)).sum())  # all but a dense model untrained
+    ended = data.trials["state"] != "RUNNING"
+    untrained = (complete | (data.trials["state"] == "PRUNED")) & ~(data.trials["epochs"] > 0)
+    asked = int((ended & ~untrained).sum())  # not the dense model as it stands, nor what is slow
     told = (
         f"{wording.counted(len(stopped), 'trial')} of {asked} "
         f"{'was' if len(stopped) == 1 else 'were'} stopped early"

@@ -254,12 +254,14 @@ def _points(trials: pd.DataFrame) -> tuple[Point, ...]:
 
 def _resolution(top1: float, images: int) -> str:
     """What so many images can tell apart, of networks that err on different ones at worst."""
-    error = 100 * math.sqrt(top1 / 100 * (1 - top1 / 100) / images)
+    share = (top1 / 100 * images + 2) / (images + 4)  # Agresti and Coull's: not 0 at 100 %
+    error = 100 * math.sqrt(share * (1 - share) / (images + 4))
     apart = 1.96 * math.sqrt(2) * error
     return (
         f"One of the {images:,} validation images is {wording.number(100 / images)} points, and "
-        f"the standard error of {wording.top1(top1)} % on them is {wording.number(error)}: two "
-        f"networks that are equally good may differ by up to {wording.number(apart)} by chance."
+        f"the standard error of {wording.top1(top1)} % on them is {wording.number(error)}: of two "
+        f"networks that are equally good, chance alone sets one pair in twenty apart by more than "
+        f"{wording.number(apart)}."
     )
 
 

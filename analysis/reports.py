@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import zmq
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
@@ -28,6 +29,8 @@ REPORTS = ("front", "budgets", "structure", "transfer", "comparison", "compute")
 NOTEBOOKS = Path(__file__).parent
 LONGEST_CELL = 1800
 """Seconds after which a cell counts as stuck."""
+LONGEST_FOLDER = 80
+"""Characters of a folder whose files' names a socket can have, which ends at 107."""
 
 _FIGURE = "application/vnd.plotly.v1+json"
 
@@ -135,7 +138,10 @@ def _own_thread() -> Iterator[ThreadPoolExecutor]:
 @contextmanager
 def _own_kernel(thread: ThreadPoolExecutor) -> Iterator[_OwnKernel]:
     """A running kernel whose files, its sockets among them, are in a folder of their own."""
-    with tempfile.TemporaryDirectory() as scratch:
+    place = tempfile.gettempdir()
+    if len(place) > LONGEST_FOLDER:
+        place = "/tmp"
+    with tempfile.TemporaryDirectory(dir=place) as scratch:
         connection = str(Path(scratch) / "k.json")
         kernel = _OwnKernel(kernel_name="python3", transport="ipc", connection_file=connection)
         quiet = [
@@ -143,10 +149,14 @@ def _own_kernel(thread: ThreadPoolExecutor) -> Iterator[_OwnKernel]:
             "--HistoryManager.enabled=False",
             "--log-level=CRITICAL",
         ]
-        thread.submit(run_sync(kernel.start_kernel), extra_arguments=quiet).result()
         try:
+            try:
+                thread.submit(run_sync(kernel.start_kernel), extra_arguments=quiet).result()
+            except (RuntimeError, TimeoutError, OSError, zmq.ZMQError) as error:
+                problem = one_line(error, 300)
+                raise ReportError(f"the reports' kernel does not start: {problem}") from error
             yield kernel
-        finally:
+        finally:  # open sockets would keep this process from ending
             thread.submit(run_sync(kernel.shutdown_kernel), now=True).result()
 
 

@@ -212,12 +212,17 @@ def run_sentence(run: Run) -> str:
     if "model" in run.params:
         told.append(f"slims {wording.escaped(Path(run.params['model']).name)}")
     if "data" in run.params:
-        told.append(f"on {wording.escaped(Path(run.params['data']).name)}")
+        told.append(f"on {wording.escaped(data_name(run.params['data']))}")
     counts = run.trials["state"].value_counts()
     states = [f"{counts[state]} {state.lower()}" for state in sorted(counts.index)]
     trials = wording.counted(len(run.trials), "trial") if len(run.trials) else "no trial yet"
     ended = " It is still running." if run.status == "RUNNING" else ""
     return " ".join(told) + f": {trials}{f' ({wording.listed(states)})' if states else ''}.{ended}"
+
+
+def data_name(data: str) -> str:
+    """A data set without the folder that it lies in: of `torch/cifar10:FOLDER` the `cifar10`."""
+    return Path(data.partition(":")[0]).name
 
 
 def _find_parent(client: MlflowClient, tracking_uri: str, name: str) -> mlflow.entities.Run:

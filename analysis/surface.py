@@ -101,8 +101,8 @@ def surface_sentence(surface: Surface | None, what: str) -> str:
     """
     if surface is None:
         return (
-            f"There are too few {what}, or budgets that do not vary, for a surface: a plane over "
-            "two budgets takes five."
+            f"There are too few {what} for a surface, or their budgets vary only together or not "
+            "at all: a plane over two budgets takes five that are not in one line."
         )
     kind = "quadratic" if surface.degree == 2 else "plane"
     if not surface.is_of_use:

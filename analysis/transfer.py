@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis import theme, wording
-from analysis.budgets import kendall
+from analysis.budgets import BUDGETS, kendall
 from analysis.pareto_front import front_mask
 
 DENSE = "dense"
@@ -20,10 +20,10 @@ class TransferData(NamedTuple):
 
     `networks` has the columns task, method, trial (a number as text, or `dense`), gmacs,
     params_m, top1 and spread (percent; the spread is the sample standard deviation, NaN for one
-    seed), seeds, and difference (points against the dense network of the same task and method,
-    NaN without one), cheapest first. `split` is test, or val while no test accuracy is known.
-    `correlation` has task, method, tau (Kendall, source val_top1 against task top1 over the
-    slimmed networks; NaN below three) and networks.
+    seed), seeds, slimmed (whether anything was cut) and difference (points against the dense
+    network of the same task and method, NaN without one), cheapest first. `split` is test, or
+    val while no test accuracy is known. `correlation` has task, method, tau (Kendall, source
+    val_top1 against task top1 over the slimmed networks; NaN below three) and networks.
     """
 
     networks: pd.DataFrame
@@ -57,6 +57,8 @@ def transfer_data(transfer: pd.DataFrame, trials: pd.DataFrame) -> TransferData:
     keys = zip(networks["task"], networks["method"], strict=True)
     reference = [float(dense.get(key, math.nan)) for key in keys]
     networks["difference"] = networks["top1"] - pd.Series(reference, dtype=float)
+    whole = trials.loc[(trials[list(BUDGETS)] == 1).all(axis=1), "trial"].astype(str)
+    networks["slimmed"] = ~networks["trial"].isin([DENSE, *whole])
     networks = networks.sort_values(["task", "method", "gmacs", "trial"], ignore_index=True)
     return TransferData(networks, _correlation(networks, trials), split)
 
@@ -67,7 +69,7 @@ def transfer_sentence(data: TransferData) -> str:
         return (
             "This run has no transfer results: none were asked for (`--tasks`), or none has ended."
         )
-    slimmed = data.networks[data.networks["trial"] != DENSE]
+    slimmed = data.networks[data.networks["slimmed"]]
     several = data.networks["method"].nunique() > 1
     told = [
         f"- {_task_sentence(str(task), str(method) if several else '', rows)}"
@@ -128,12 +130,14 @@ def draw_transfer(data: TransferData) -> go.Figure:
     rows = math.ceil(len(tasks) / columns)
     titles = [wording.figure_text(wording.shortened(task, TITLE_LENGTH)) for task in tasks]
     figure = make_subplots(rows, columns, subplot_titles=titles)
+    named: set[str] = set()  # in the legend
     for panel, task in enumerate(tasks):
         where = {"row": panel // columns + 1, "col": panel % columns + 1}
         for index, method in enumerate(methods):
             one = (data.networks["task"] == task) & (data.networks["method"] == method)
-            for trace in _method_traces(data.networks[one], method, index, legend=panel == 0):
-                figure.add_trace(trace, **where)
+            for trace in _method_traces(data.networks[one], method, index):
+                figure.add_trace(trace.update(showlegend=trace.name not in named), **where)
+                named.add(trace.name)
         costs = data.networks.loc[data.networks["task"] == task, "gmacs"]
         figure.update_xaxes(range=theme.span(costs), **where)
         figure.update_xaxes(title_text="GMACs per image", nticks=4, **where)
@@ -144,22 +148,19 @@ def draw_transfer(data: TransferData) -> go.Figure:
     return figure
 
 
-def _method_traces(
-    networks: pd.DataFrame, method: str, index: int, *, legend: bool
-) -> list[go.Scatter]:
-    """The slimmed networks of one method as points, its dense network as a line."""
+def _method_traces(networks: pd.DataFrame, method: str, index: int) -> list[go.Scatter]:
+    """The networks of one method as points, its dense network as a line."""
     color = theme.PALETTE[index % len(theme.PALETTE)]
     name = wording.figure_text(method)
-    slimmed = networks[networks["trial"] != DENSE]
+    trained = networks[networks["trial"] != DENSE]
     dense = networks[networks["trial"] == DENSE]
     points = go.Scatter(
-        x=slimmed["gmacs"],
-        y=slimmed["top1"],
-        error_y=_error_bars(slimmed),
-        customdata=slimmed[["trial", "seeds"]],
+        x=trained["gmacs"],
+        y=trained["top1"],
+        error_y=_error_bars(trained),
+        customdata=trained[["trial", "seeds"]],
         name=name,
         legendgroup=name,
-        showlegend=legend,
         mode="markers",
         marker={"color": color, "size": 9, "symbol": theme.SYMBOLS[index % len(theme.SYMBOLS)]},
         hovertemplate="trial %{customdata[0]}, %{customdata[1]} seed(s)<br>%{x:.3g} GMACs<br>"
@@ -174,7 +175,6 @@ def _method_traces(
         y=[top1, top1],
         name=f"dense, {name}",
         legendgroup=f"dense {name}",
-        showlegend=legend,
         mode="lines+markers",
         line={"color": color, "dash": "dash", "width": 1.5},
         marker={"symbol": "star", "size": [0, 12], "color": color},
@@ -198,7 +198,7 @@ def _error_bars(networks: pd.DataFrame) -> dict[str, object]:
 def _correlation(networks: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     source = dict(zip(trials["trial"].astype(str), trials["val_top1"].astype(float), strict=True))
     rows = []
-    slimmed = networks[networks["trial"] != DENSE]
+    slimmed = networks[networks["slimmed"]]
     slimmed = slimmed.assign(source=slimmed["trial"].map(source).astype(float)).dropna(
         subset="source"
     )

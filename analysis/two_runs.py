@@ -138,11 +138,8 @@ def levels_table(data: TwoRunsData) -> pd.DataFrame:
 
 def differences_table(data: TwoRunsData) -> pd.DataFrame:
     """The values that differ, for reading."""
-    rows = [
-        {"Value": name, data.first.name: first, data.second.name: second}
-        for name, first, second in data.differences
-    ]
-    return pd.DataFrame(rows)
+    columns = ["Value", data.first.name, data.second.name]
+    return pd.DataFrame(data.differences, columns=columns)
 
 
 def draw_two_runs(data: TwoRunsData) -> go.Figure:

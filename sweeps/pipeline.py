@@ -12,6 +12,7 @@ from ray.exceptions import RayError, RayTaskError
 
 import slim
 from analysis.errors import AnalysisError
+from analysis.runs import data_name
 from slim.errors import one_line
 from slim.serving import load_about
 from slim.storage import is_out_of_space
@@ -363,7 +364,7 @@ def _folder(config: SweepConfig) -> RunFolder:
 
 def default_name(config: SweepConfig) -> str:
     """Data, model and date: a name that `check_name` takes."""
-    parts = [Path(config.data.partition(":")[0]).name, Path(config.model).name]
+    parts = [data_name(config.data), Path(config.model).name]
     safe = [re.sub(r"[^A-Za-z0-9_]+", "-", part)[:_LONGEST_PART].strip("_-") for part in parts]
     date = datetime.now().strftime("%Y%m%d-%H%M%S")
     return "-".join([*(part for part in safe if part), date])

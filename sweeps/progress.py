@@ -1,5 +1,6 @@
 """What the terminal shows while a run works: stage, trials, best networks, time left."""
 
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -170,7 +171,7 @@ def print_end(
     if tracking_uri.startswith("http"):
         console.print(f"MLflow:  {tracking_uri.rstrip('/')}{page}", markup=False)
     else:
-        line = f"mlflow ui --backend-store-uri {tracking_uri}"
+        line = f"mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}"
         console.print(f"MLflow:  {line}  (experiment vit-slim, run {folder.name})", markup=False)
         console.print(f"         then http://127.0.0.1:5000{page}", markup=False)
 

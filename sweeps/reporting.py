@@ -1,6 +1,7 @@
 """Reports of runs that are there already: made again, or two runs beside each other."""
 
 import contextlib
+import hashlib
 from pathlib import Path
 
 import yaml
@@ -10,10 +11,14 @@ from mlflow.tracking import MlflowClient
 from analysis.errors import AnalysisError, RunNotFoundError
 from analysis.reports import make_comparison, make_reports
 from analysis.runs import find_run
+from slim.errors import one_line
 from sweeps.cli import Command
 from sweeps.errors import InputError
 from sweeps.run_folder import RunFolder
 from sweeps.tracking import fail_at_once, unusable
+
+_LONGEST = 200  # characters; files may have 255, and drafts add some
+_LONGEST_PART = 90
 
 
 def report(command: Command) -> int:
@@ -42,8 +47,14 @@ def _again(command: Command) -> list[Path]:
     pages = make_reports(uri, folder.name, folder.reports, run_id=parent)
     folder.mirror.keep(*pages)
     client = MlflowClient(uri)
-    for page in pages:
-        client.log_artifact(parent, str(page), "reports")
+    try:
+        for page in pages:
+            client.log_artifact(parent, str(page), "reports")
+    except Exception as error:  # of the client's many kinds, and its store's
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
+        raise InputError(
+            f"the reports are in {folder.reports}, but MLflow at {uri} did not take them: {reason}"
+        ) from error
     return pages
 
 
@@ -61,10 +72,19 @@ def _compared(command: Command) -> list[Path]:
         )
     runs = (_find(uris[0], folders[0]), _find(uris[0], folders[1]))
     mirror = folders[0].mirror
-    page = mirror.folder / f"{first}-and-{second}.html"
+    page = mirror.folder / f"{both_names(first, second)}.html"
     make_comparison(uris[0], first, second, page, runs)
     mirror.keep(page)
     return [page]
+
+
+def both_names(first: str, second: str) -> str:
+    """Both names in one that a file may have."""
+    both = f"{first}-and-{second}"
+    if len(both) <= _LONGEST:
+        return both
+    digest = hashlib.sha256(both.encode()).hexdigest()[:8]
+    return f"{first[:_LONGEST_PART]}-and-{second[:_LONGEST_PART]}-{digest}"
 
 
 def _find(uri: str, folder: RunFolder) -> str:

@@ -296,10 +296,20 @@ class RunFolder:
         return self.recall_all().get(key, default)
 
     def recall_all(self) -> dict[str, Any]:
-        """Everything that `remember` kept."""
+        """Everything that `remember` kept.
+
+        Raises:
+            InputError: If the file was damaged.
+        """
         if not self.progress.is_file():
             return {}
-        known: dict[str, Any] = json.loads(self.progress.read_text())
+        try:
+            known: dict[str, Any] = dict(json.loads(self.progress.read_text()))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{self.progress} is damaged: {error}; put it back from a copy, or begin the run "
+                "anew under another --name"
+            ) from error
         return known
 
 

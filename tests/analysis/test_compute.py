@@ -47,10 +47,10 @@ def test_judging_counts_as_a_stage(judged_run: Run) -> None:
 
 def test_early_stops_are_counted_in_epochs(judged_run: Run, full_run: Run) -> None:
     data = compute_data(judged_run.trials, judged_run.stages)
-    # One of five trials of two epochs ended after one, one was too slow to be trained.
+    # One of four trials of two epochs ended after one, a fifth was too slow to be trained.
     told = early_stops_sentence(data)
     assert told == (
-        "1 trial of 5 was stopped early, which saved 1 of 10 epochs (10 %). "
+        "1 trial of 4 was stopped early, which saved 1 of 8 epochs (12 %). "
         "1 trial ended untrained."
     )
     assert states_table(data)["Why"].tolist() == ["", "9 ms an image"]

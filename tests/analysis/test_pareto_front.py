@@ -122,10 +122,12 @@ def test_the_sentence_says_how_the_front_stands_against_dense() -> None:
 def test_the_sentence_says_what_the_images_can_tell_apart() -> None:
     data = front_data(trials_table(gmacs=[4, 2], val_top1=[90, 80]), DENSE)
     told = front_sentence(data, 900)
-    # sqrt(0.9 x 0.1 / 900) is 1 %.
+    # With two hits and two misses more, sqrt(812 x 92 / 904 ** 3) is 1.006 %.
     assert "One of the 900 validation images is 0.111 points" in told
-    assert "the standard error of 90.00 % on them is 1.00" in told
-    assert told.endswith("may differ by up to 2.77 by chance.")
+    assert "the standard error of 90.00 % on them is 1.01: of two" in told
+    assert told.endswith("sets one pair in twenty apart by more than 2.79.")
+    perfect = front_data(trials_table(gmacs=[4, 2], val_top1=[90, 100]), DENSE)
+    assert "the standard error of 100.00 % on them is 0.156" in front_sentence(perfect, 900)
 
 
 def test_costs_that_span_more_than_ten_times_are_drawn_on_a_logarithmic_scale() -> None:

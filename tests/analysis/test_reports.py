@@ -109,3 +109,25 @@ def test_an_unknown_report_is_refused_before_anything_starts(tmp_path: Path) -> 
     with pytest.raises(ReportError, match="no report named 'fronts'; choose from front, budgets"):
         make_reports("sqlite:///none.db", "x", tmp_path / "new", ["fronts"])
     assert not (tmp_path / "new").exists()
+
+
+def test_a_long_folder_for_temporary_files_is_not_too_long_for_the_kernels_sockets(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 120)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    (page,) = make_reports(tracking_uri, FULL.name, tmp_path / "pages", ["front"])
+    assert page.is_file()
+
+
+def test_a_kernel_that_cannot_start_is_an_error_of_one_line(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 120)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    monkeypatch.setattr("analysis.reports.LONGEST_FOLDER", 1000)
+    with pytest.raises(ReportError, match="kernel does not start") as caught:
+        make_reports(tracking_uri, FULL.name, tmp_path / "pages", ["front"])
+    assert "\n" not in str(caught.value)

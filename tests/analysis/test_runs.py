@@ -1,6 +1,7 @@
 """What is in MLflow is what the frames hold."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from mlflow import MlflowClient
@@ -131,3 +132,10 @@ def test_the_sentence_shows_names_letter_by_letter(full_run: Run) -> None:
     assert "<run>" not in sentence
     assert "full &#60;run&#62; of &#42;all&#42;" in sentence
     assert "7 trials (5 complete, 1 failed and 1 pruned)" in sentence
+
+
+def test_data_is_told_without_the_folder_it_lies_in(full_run: Run) -> None:
+    params = {"data": "torch/cifar10:/data/sets", "model": "/models/small"}
+    there = replace(full_run, params=params)
+    assert "slims small on cifar10:" in run_sentence(there)
+    assert "on pets:" in run_sentence(replace(full_run, params={"data": "/data/pets"}))

@@ -66,6 +66,12 @@ def test_too_few_points_or_budgets_give_no_surface(table: pd.DataFrame) -> None:
     assert "too few trained networks" in surface_sentence(None, "trained networks")
 
 
+def test_budgets_that_vary_only_together_give_no_surface_and_the_sentence_says_so() -> None:
+    table = rows(20).assign(tokens=1.0, mlp=lambda table: table["mhsa"])
+    assert fit_surface(table) is None
+    assert "vary only together" in surface_sentence(None, "complete trials")
+
+
 def test_a_model_that_keeps_its_tokens_has_one_map(judged_run: Run) -> None:
     whole = fit_surface(judged_run.judged)
     kept = fit_surface(judged_run.judged.assign(tokens=1.0))

@@ -87,6 +87,26 @@ def test_the_picture_has_a_panel_per_task_and_a_line_for_dense(full_run: Run) ->
     assert [list(line.y) for line in dense] == [[95, 95], [85, 85]]
 
 
+def test_the_dense_budget_trained_is_no_slimmed_network() -> None:
+    trials = trials_table(gmacs=[4, 3, 2, 1], val_top1=[90, 80, 70, 60])
+    rows = [("t", trial, "full", 0, 1.0, 1.0, math.nan, 50)
+            for trial in ("dense", "0", "1", "2", "3")]  # fmt: skip
+    data = transfer_data(pd.DataFrame(rows, columns=list(TRANSFER)), trials)
+    assert "3 of 3 slimmed results" in transfer_sentence(data)
+    assert data.correlation["networks"].tolist() == [3]
+    assert list(draw_transfer(data).data[0].y) == [50] * 4
+
+
+def test_each_name_is_in_the_legend_once_whatever_the_first_task_has() -> None:
+    rows = [(task, trial, method, 0, 1.0, 1.0, math.nan, 50.0)
+            for task, method in (("a", "full"), ("b", "full"), ("b", "linear"))
+            for trial in ("dense", "1")]  # fmt: skip
+    trials = trials_table(gmacs=[4, 3], val_top1=[90, 80])
+    figure = draw_transfer(transfer_data(pd.DataFrame(rows, columns=list(TRANSFER)), trials))
+    shown = [trace.name for trace in figure.data if trace.showlegend]
+    assert sorted(shown) == ["dense, full", "dense, linear", "full", "linear"]
+
+
 def test_error_bars_end_where_accuracy_does() -> None:
     rows = [("a", "dense", 0, 50.0), ("a", "1", 0, 0.0), ("a", "1", 1, 30.0), ("a", "2", 0, 60.0)]
     rows += [("a", "2", 1, 100.0)]

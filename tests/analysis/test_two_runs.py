@@ -10,6 +10,7 @@ from analysis import ReportError
 from analysis.reports import NOTEBOOKS, make_comparison
 from analysis.runs import Run, load_run
 from analysis.two_runs import (
+    differences_table,
     differing,
     draw_two_runs,
     levels_table,
@@ -66,6 +67,14 @@ def test_values_that_do_not_change_results_are_not_told_apart() -> None:
     first = {"seed": "0", "name": "a", "trials": "18", "storage": "/x"}
     second = {"seed": "1", "name": "b", "trials": "18", "repeats": "3", "max_retries": "1"}
     assert differing(first, second) == (("repeats", "–", "3"), ("seed", "0", "1"))
+
+
+def test_a_run_may_be_called_as_the_column_beside_it(full_run: Run) -> None:
+    one = replace(full_run, name="Value", params={"seed": "0"})
+    other = replace(full_run, name="b", params={"seed": "1"})
+    table = differences_table(two_runs_data(one, other))
+    assert list(table.columns) == ["Value", "Value", "b"]
+    assert table.to_numpy().tolist() == [["seed", "0", "1"]]
 
 
 def test_a_run_without_a_front_is_named(tracking_uri: str, full_run: Run) -> None:
