@@ -4,10 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-# Tests of the upper packages that start no whole run, and so may run side by side.
-ALIKE := tests/faults/test_bad_input_table.py tests/sweeps/test_bad_input.py \
-	tests/sweeps/test_inputs.py tests/sweeps/test_judged.py tests/sweeps/test_plan.py \
-	tests/sweeps/test_pooled.py tests/sweeps/test_progress.py tests/sweeps/test_regained.py tests/sweeps/test_study.py
+# Tests that look for the machine's Ray nodes, and so run beside none.
+ALONE := tests/sweeps/test_cluster.py tests/deploy
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -20,8 +18,9 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 tests/slim tests/analysis $(ALIKE) $(ARGS)
-	$(BIN)/pytest tests/sweeps tests/faults tests/deploy $(ALIKE:%=--ignore=%) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile tests/slim tests/analysis \
+		tests/sweeps tests/faults $(ALONE:%=--ignore=%) $(ARGS)
+	$(BIN)/pytest $(ALONE) $(ARGS)
 
 # Kills, outages, lost nodes and full disks, in full number; prints what they cost.
 test-faults: $(VENV)/.installed-test
